@@ -1,0 +1,1 @@
+"""The contract between the core and its plugins: protocols and frozen data, no implementation, no torch at import."""

@@ -1,0 +1,47 @@
+"""Errors that say what, why and what to do next."""
+
+from __future__ import annotations
+
+
+class HardpointError(Exception):
+    """Base of everything that Hardpoint raises on purpose."""
+
+
+class ConfigError(HardpointError, ValueError):
+    """A setting cannot be served. The text names the value, the reason and the way out."""
+
+
+class PluginError(HardpointError, RuntimeError):
+    """A selected plugin cannot be used; the text names its distribution, version, the cause and the alternatives."""
+
+
+class CheckpointError(HardpointError, RuntimeError):
+    """A checkpoint is missing something, is damaged, or does not fit its configuration."""
+
+
+class UnsupportedModelError(ConfigError):
+    """No installed plugin can run the architecture."""
+
+
+class MemoryBudgetError(ConfigError):
+    """The model or its cache does not fit."""
+
+
+class RequestError(HardpointError, ValueError):
+    """A request is invalid; it is refused alone. ``field`` names the offending parameter where there is one."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class QueueFullError(HardpointError, RuntimeError):
+    """The queue limit is reached; the caller may try again later."""
+
+
+class EngineDeadError(HardpointError, RuntimeError):
+    """The engine process or loop ended; the text holds the cause."""
+
+
+class WorkerDiedError(HardpointError, RuntimeError):
+    """A worker process is gone."""

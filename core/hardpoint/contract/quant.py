@@ -1,0 +1,89 @@
+"""Quantization is format x kernel.
+
+A format says what a checkpoint's tensors mean; a kernel says what a platform can run. A new format works at once
+everywhere through the dequantizing reference; a new kernel serves every format with that scheme.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from hardpoint.contract.device import DeviceInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearScheme:
+    """How one linear layer's weight (and input) is stored. ``weight == "dense"`` is not quantized.
+
+    Attributes:
+        weight: ``"dense"``, ``"fp8_e4m3"``, ``"int8"``, ``"int4"``, ``"mxfp4"``, ...
+        activation: ``None`` for weight-only, else the type to which inputs are quantized.
+        group: input elements that share a scale; 0 for the whole row, -1 for the whole tensor.
+        symmetric: whether there is no zero point.
+        extra: what is particular to a format.
+    """
+
+    weight: str = "dense"
+    activation: str | None = None
+    group: int = 0
+    symmetric: bool = True
+    extra: tuple[tuple[str, Any], ...] = ()
+
+
+DENSE = LinearScheme()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One stored tensor of a quantized layer: its shape for a whole (unsharded) layer and torch's name of its dtype.
+
+    ``out_axis`` and ``in_axis`` are the axes that tensor parallelism slices, with ``out_pack`` and ``in_pack`` values per
+    stored element (or divided by a group size); ``None`` where the tensor has no such axis.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    out_axis: int | None = 0
+    in_axis: int | None = None
+    out_pack: int = 1
+    in_pack: int = 1
+    optional: bool = False
+
+
+@runtime_checkable
+class QuantFormat(Protocol):
+    """The meaning of a checkpoint's tensors. Knows no device."""
+
+    name: ClassVar[str]
+
+    def match(self, quantization_config: Mapping[str, Any]) -> bool: ...
+    def scheme(self, path: str) -> LinearScheme:
+        """Return the scheme of the linear layer at ``path`` (``DENSE`` for ignored layers)."""
+
+    def tensors(self, scheme: LinearScheme, out_features: int, in_features: int) -> Mapping[str, TensorSpec]:
+        """Return the stored tensors by suffix, e.g. ``{"weight": ..., "weight_scale": ...}``."""
+
+    def dequantize(self, scheme: LinearScheme, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        """Return the dense [out, in] weight: the reference that every kernel is tested against."""
+
+
+@runtime_checkable
+class LinearKernel(Protocol):
+    """A way to multiply on one platform."""
+
+    name: ClassVar[str]
+
+    def reject(
+        self, scheme: LinearScheme, out_features: int, in_features: int, dtype: str, info: DeviceInfo
+    ) -> list[str]: ...
+    def pack(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Turn loaded tensors into what ``apply`` reads. Called once after loading; may reuse memory."""
+
+    def apply(self, x: torch.Tensor, packed: Mapping[str, torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
+        """Return ``x @ weight.T + bias`` for ``x`` of shape [tokens, in]."""
