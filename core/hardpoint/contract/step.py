@@ -36,6 +36,7 @@ class RowStart:
         num_computed: tokens whose keys and values are in the given blocks already (prefix hit, fork).
         blocks: per group int32[blocks], the block table so far.
         params: how to sample. ``params.seed`` is always set (the scheduler draws one where the request has none).
+        eos_token_ids: ids that end the sequence (masked while ``params.min_tokens`` is not reached).
         adapter: name of the adapter to apply, or ``None``.
     """
 
@@ -46,6 +47,7 @@ class RowStart:
     num_computed: int
     blocks: tuple[Int32s, ...]
     params: SamplingParams
+    eos_token_ids: tuple[int, ...] = ()
     adapter: str | None = None
 
 
