@@ -8,13 +8,11 @@ runner keeps the rest in a persistent batch of ``BatchLimits.max_requests`` rows
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from hardpoint.params import SamplingParams
+from hardpoint.params import SamplingParams
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]

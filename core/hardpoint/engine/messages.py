@@ -13,7 +13,7 @@ from hardpoint.params import SamplingParams
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
-class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One request on its way to the scheduler, validated and tokenized.
 
     Attributes:
@@ -41,13 +41,32 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str | None = None
 
 
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """End these sequences now."""
+
+    handles: list[int]
+
+
+class ResetPrefixCache(msgspec.Struct, frozen=True, tag=True):
+    """Forget cached prefixes; answered by :class:`PrefixCacheReset`."""
+
+
 class Finish(msgspec.Struct, frozen=True):
-    """A sequence ended. ``stop`` is the stop token id that ended it, if one did and it is not the end token."""
+    """A sequence ended.
+
+    Attributes:
+        handle: the sequence.
+        reason: why.
+        stop: the stop token id that ended it, if one did and it is not the end token.
+        error: what went wrong, for reason ``"error"``.
+        error_type: name of the class in ``hardpoint.contract.errors`` that says it, e.g. ``"QueueFullError"``.
+    """
 
     handle: int
     reason: FinishReason
     stop: int | None = None
     error: str | None = None
+    error_type: str | None = None
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -59,7 +78,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     ranks: npt.NDArray[np.int32]
 
 
-class EngineOutputs(msgspec.Struct, kw_only=True):
+class EngineOutputs(msgspec.Struct, kw_only=True, tag=True):
     """What one step gave to all sequences, as arrays: the cost of a running sequence is a few bytes here.
 
     Attributes:

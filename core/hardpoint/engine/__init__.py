@@ -1,0 +1,1 @@
+"""The engine: the loop, in this process or in one of its own, and the client of either."""
