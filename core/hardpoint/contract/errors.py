@@ -35,6 +35,10 @@ class RequestError(HardpointError, ValueError):
         self.field = field
 
 
+class ContextLengthError(RequestError):
+    """Prompt and requested output are longer than the model's context."""
+
+
 class QueueFullError(HardpointError, RuntimeError):
     """The queue limit is reached; the caller may try again later."""
 
@@ -45,3 +49,11 @@ class EngineDeadError(HardpointError, RuntimeError):
 
 class WorkerDiedError(HardpointError, RuntimeError):
     """A worker process is gone."""
+
+
+def error_named(name: str, message: str) -> HardpointError:
+    """Return the error of class ``name`` from this module, or an ``EngineDeadError`` that names the foreign class."""
+    kind = globals().get(name)
+    if isinstance(kind, type) and issubclass(kind, HardpointError):
+        return kind(message)
+    return EngineDeadError(f"{name}: {message}" if message else name)

@@ -29,6 +29,7 @@ CONTRACT: Final[dict[str, Version]] = {
     "kv_connectors": (1, 0),
     "logits_processors": (1, 0),
     "routes": (1, 0),
+    "servers": (1, 0),
     "events": (1, 0),
 }
 
