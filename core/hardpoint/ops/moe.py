@@ -1,0 +1,138 @@
+"""Mixture of experts: the router's choice, and the experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from hardpoint.ops.activation import gelu_mul, silu_mul, swiglu_oai
+from hardpoint.ops.registry import OpCall, Tolerance, op
+from hardpoint.ops.values import Values
+
+RouterScore = Literal["softmax", "softmax_of_chosen", "sigmoid"]
+ExpertActivation = Literal["silu", "gelu_tanh", "swiglu_oai"]
+
+
+def _router_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
+    values = Values(dtype, device, seed)
+    for tokens, experts, k in ((1, 8, 2), (7, 60, 4), (3, 128, 8), (0, 8, 2)):
+        # Distinct logits in every row: which of two equal experts is chosen is not defined.
+        spread = torch.stack([values.permutation(experts) for _ in range(tokens)] or [values.permutation(experts)])
+        logits = (spread[:tokens].float() / 16).to(dtype)
+        yield OpCall(f"{tokens}x{experts}-softmax", (logits, k, False))
+        yield OpCall(f"{tokens}x{experts}-renormalised", (logits, k, True))
+        yield OpCall(f"{tokens}x{experts}-chosen", (logits, k, False, "softmax_of_chosen"))
+        yield OpCall(f"{tokens}x{experts}-sigmoid", (logits, k, True, "sigmoid"))
+
+
+@op(_router_inputs)
+def topk_router(
+    logits: torch.Tensor, k: int, renormalize: bool, score: RouterScore = "softmax"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose ``k`` experts per token and their weights.
+
+    Args:
+        logits: [T, experts].
+        k: experts per token.
+        renormalize: divide the chosen weights by their sum.
+        score: ``softmax`` over all experts (Mixtral, Qwen), ``softmax_of_chosen`` (gpt-oss) or ``sigmoid``.
+
+    Returns:
+        ``(weights float32 [T, k], ids int64 [T, k])``, best first. A model whose reference rounds the weights to its own
+        type (Qwen, gpt-oss) rounds them.
+    """
+    if score == "softmax_of_chosen":
+        chosen, ids = logits.topk(k, -1)
+        weights = torch.softmax(chosen, -1, dtype=torch.float32)
+    else:
+        scores = torch.sigmoid(logits.float()) if score == "sigmoid" else torch.softmax(logits, -1, dtype=torch.float32)
+        weights, ids = scores.topk(k, -1)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, ids
+
+
+def _moe_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
+    values = Values(dtype, device, seed)
+    hidden, inner, experts = 64, 48, 8
+    gate_up = values.normal(experts, 2 * inner, hidden, std=hidden**-0.5)
+    down = values.normal(experts, hidden, inner, std=inner**-0.5)
+    biases = {"gate_up_bias": values.normal(experts, 2 * inner), "down_bias": values.normal(experts, hidden)}
+    for tokens, k in ((1, 2), (9, 4), (40, 1), (0, 2)):
+        x, ids = values.normal(tokens, hidden), values.uniform(tokens, experts).argsort(-1)[:, :k]
+        weights = torch.softmax(values.uniform(tokens, k), -1)
+        for activation in ("silu", "gelu_tanh", "swiglu_oai"):
+            call = (x, weights, ids, gate_up, down, activation)
+            yield OpCall(f"{tokens}x{k}-{activation}", call)
+        yield OpCall(f"{tokens}x{k}-biases", (x, weights, ids, gate_up, down, "swiglu_oai"), biases)
+        part = (x, weights.to(dtype), ids, gate_up[2:5], down[2:5], "silu")
+        yield OpCall(f"{tokens}x{k}-part", part, {"first_expert": 2})
+
+
+@op(_moe_inputs, tolerance={torch.bfloat16: Tolerance(4e-2, 2e-2), torch.float16: Tolerance(4e-3, 4e-3)})
+def moe(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    activation: ExpertActivation = "silu",
+    gate_up_bias: torch.Tensor | None = None,
+    down_bias: torch.Tensor | None = None,
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    first_expert: int = 0,
+) -> torch.Tensor:
+    """Run every token through its experts and sum their outputs by weight.
+
+    A token's sum runs over its experts in ascending order, whoever shares the batch.
+
+    Args:
+        x: [T, hidden].
+        weights: [T, k], float32 or ``x``'s dtype; products with float32 weights are rounded once.
+        ids: integers [T, k].
+        gate_up: [experts, 2 * inner, hidden], rows as the activation wants them: gate first for ``silu`` and
+            ``gelu_tanh``, alternating for ``swiglu_oai``.
+        down: [experts, hidden, inner].
+        gate_up_bias, down_bias: [experts, 2 * inner] and [experts, hidden], or absent.
+        alpha, limit: of ``swiglu_oai``.
+        first_expert: id of the first expert here; choices outside [first, first + experts) add nothing.
+
+    Returns:
+        [T, hidden] in ``x``'s dtype.
+    """
+    out = torch.zeros_like(x)
+    local = ids.flatten() - first_expert
+    order = local.argsort(stable=True)
+    counts = torch.bincount(local.clamp(-1, gate_up.shape[0]) + 1, minlength=gate_up.shape[0] + 2).tolist()
+    # The first and the last bin hold the choices of experts that live elsewhere.
+    start = counts[0]
+    for expert, count in enumerate(counts[1:-1]):
+        if not count:
+            continue
+        chosen = order[start : start + count]
+        start += count
+        tokens = chosen // ids.shape[1]
+        inner = F.linear(x[tokens], gate_up[expert])
+        if gate_up_bias is not None:
+            inner = inner + gate_up_bias[expert]
+        result = F.linear(_activate(inner, activation, alpha, limit), down[expert])
+        if down_bias is not None:
+            result = result + down_bias[expert]
+        result = result * weights.flatten()[chosen].unsqueeze(-1)
+        out.index_add_(0, tokens, result.to(x.dtype))
+    return out
+
+
+def _activate(gate_up: torch.Tensor, activation: ExpertActivation, alpha: float, limit: float) -> torch.Tensor:
+    match activation:
+        case "silu":
+            return silu_mul.reference(gate_up)
+        case "gelu_tanh":
+            return gelu_mul.reference(gate_up, "tanh")
+        case "swiglu_oai":
+            return swiglu_oai.reference(gate_up, alpha, limit)
+    raise ValueError(f"activation is {activation!r}; it must be silu, gelu_tanh or swiglu_oai")
