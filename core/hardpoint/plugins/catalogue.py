@@ -22,7 +22,7 @@ from hardpoint.plugins.loading import (
     missing_requirements,
 )
 from hardpoint.plugins.members import check_members
-from hardpoint.plugins.record import Record, Selected, State
+from hardpoint.plugins.record import Record, Selection, State
 from hardpoint.plugins.scan import enforce, installed, scan, vet
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ class Catalogue:
         allow: distributions whose plugins may be loaded beside our own; ``"*"`` is all.
         prefer: ``"kind:name"`` to the distribution to take it from when several provide it.
         entry_points: what to look at in place of what is installed. Those without a distribution are always allowed.
-        selection: what another process selected: exactly these may be loaded, in exactly these versions, and ``allow``
-            and ``prefer`` are not asked.
 
     Raises:
         ConfigError: for a key of ``prefer`` that cannot be one.
@@ -51,15 +49,12 @@ class Catalogue:
         prefer: Mapping[str, str] | None = None,
         *,
         entry_points: Iterable[EntryPoint] | None = None,
-        selection: Iterable[Selected] | None = None,
     ) -> None:
-        found = scan(installed() if entry_points is None else entry_points)
-        wanted = None if selection is None else tuple(selection)
-        records = vet(found, allow, prefer or {}) if wanted is None else enforce(found, wanted)
-        self._wanted = {(s.kind, s.name): s for s in wanted or ()}
-        self._records = dict(enumerate(records))
-        self._descriptors: dict[Selected, Descriptor] = {}
-        self._implementations: dict[Selected, Any] = {}
+        self._found = tuple(scan(installed() if entry_points is None else entry_points))
+        self._records = dict(enumerate(vet(self._found, allow, prefer or {})))
+        self._enforced: dict[tuple[str, str], Selection] = {}
+        self._descriptors: dict[Selection, Descriptor] = {}
+        self._implementations: dict[Selection, Any] = {}
 
     @classmethod
     def of(cls, config: PluginConfig) -> Catalogue:
@@ -75,9 +70,18 @@ class Catalogue:
         """Return the names of the plugins of ``kind`` that may be loaded."""
         return tuple(record.name for record in self.records if record.kind == kind and record.usable)
 
-    def selection(self) -> tuple[Selected, ...]:
-        """Return what may be loaded, as data for ``Catalogue(selection=...)`` in a worker process."""
-        return tuple(record.selected for record in self.records if record.usable)
+    def selection(self) -> tuple[Selection, ...]:
+        """Return what may be loaded, as data for :meth:`enforce` in a worker process."""
+        return tuple(record.identity for record in self.records if record.usable)
+
+    def enforce(self, selection: Iterable[Selection]) -> None:
+        """From now on load exactly what another process selected, in exactly its versions.
+
+        The allow-list and the preferences are not asked again: they were when the selection was made. A plugin that is
+        absent here or has another version is an error when it is asked for.
+        """
+        self._enforced = {(chosen.kind, chosen.name): chosen for chosen in selection}
+        self._records = dict(enumerate(enforce(self._found, self._enforced)))
 
     def select(self, kind: str, name: str) -> Record:
         """Return the one plugin of this kind and name that may be loaded.
@@ -94,8 +98,8 @@ class Catalogue:
             PluginError: when it cannot be selected, its import fails in any way, or it was built for another contract.
         """
         index, record = self._find(kind, name)
-        if record.selected in self._descriptors:
-            return self._descriptors[record.selected]
+        if record.identity in self._descriptors:
+            return self._descriptors[record.identity]
         start = time.perf_counter()
         try:
             descriptor = load_descriptor(record)
@@ -107,7 +111,7 @@ class Catalogue:
             self._fail(index, State.BROKEN, cause(error), error)
         elapsed = (time.perf_counter() - start) * 1e3
         self._records[index] = dataclasses.replace(record, state=State.LOADED, load_ms=elapsed)
-        self._descriptors[record.selected] = descriptor
+        self._descriptors[record.identity] = descriptor
         return descriptor
 
     def implementation(self, kind: str, name: str) -> Any:
@@ -119,8 +123,8 @@ class Catalogue:
         """
         descriptor = self.load(kind, name)
         index, record = self._find(kind, name)
-        if record.selected in self._implementations:
-            return self._implementations[record.selected]
+        if record.identity in self._implementations:
+            return self._implementations[record.identity]
         if missing := missing_requirements(descriptor):
             remedy = descriptor.remedy or f"pip install {' '.join(missing)}"
             self._fail(index, State.BROKEN, f"it needs {', '.join(missing)}, not installed here; {remedy}")
@@ -134,7 +138,7 @@ class Catalogue:
             self._fail(index, State.BROKEN, f"{descriptor.implementation} is {type(found).__name__}, not callable")
         if isinstance(found, type):
             self._check(index, found)
-        self._implementations[record.selected] = found
+        self._implementations[record.identity] = found
         return found
 
     def create(self, kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -161,7 +165,7 @@ class Catalogue:
         Raises:
             PluginError: always, from ``error``.
         """
-        index = next(i for i, other in self._records.items() if other.selected == record.selected)
+        index = next(i for i, other in self._records.items() if other.identity == record.identity)
         self._fail(index, State.BROKEN, cause(error), error)
 
     def _check(self, index: int, candidate: Any) -> None:
@@ -183,7 +187,7 @@ class Catalogue:
         if found:
             why = "; ".join(f"{r.origin} is {r.state}: {r.reason}" for _, r in found)
             raise PluginError(f"{kind} plugin {name!r} cannot be used. {why}. {choice}")
-        if elsewhere := self._wanted.get((kind, name)):
+        if elsewhere := self._enforced.get((kind, name)):
             raise PluginError(
                 f"{kind} plugin {name!r}: the launching process takes it from {elsewhere.distribution} "
                 f"{elsewhere.version}, which is not installed here. {choice}"

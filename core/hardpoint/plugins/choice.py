@@ -111,7 +111,7 @@ def _probe(catalogue: Catalogue, kind: str, name: str) -> tuple[Record, Any, str
 
 
 def _others(catalogue: Catalogue, chosen: Record) -> list[Record]:
-    return [r for r in catalogue.records if r.kind == chosen.kind and r.selected != chosen.selected]
+    return [r for r in catalogue.records if r.kind == chosen.kind and r.identity != chosen.identity]
 
 
 def _refusal(record: Record, reason: str) -> Refusal:

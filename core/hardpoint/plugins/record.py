@@ -27,7 +27,7 @@ USABLE = frozenset({State.AVAILABLE, State.LOADED})
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
+class Selection:
     """One plugin by identity. Plain data: a list of these travels to worker processes, which load exactly them."""
 
     kind: str
@@ -73,9 +73,9 @@ class Record:
         return f"{self.distribution} {self.version}".strip()
 
     @property
-    def selected(self) -> Selected:
+    def identity(self) -> Selection:
         """The plugin's identity."""
-        return Selected(self.kind, self.name, self.distribution, self.version)
+        return Selection(self.kind, self.name, self.distribution, self.version)
 
 
 def canonical(distribution: str) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 
 from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.version import CONTRACT
-from hardpoint.plugins.record import Record, Selected, State, canonical
+from hardpoint.plugins.record import Record, Selection, State, canonical
 
 PREFIX: Final = "hardpoint."
 OURS: Final = "hardpoint"
@@ -113,14 +113,18 @@ def _unambiguous(record: Record, rivals: list[Record], prefer: Mapping[str, str]
     return dataclasses.replace(record, state=State.CONFLICT, reason=reason)
 
 
-def enforce(records: Iterable[Record], selection: Iterable[Selected]) -> list[Record]:
-    """Return the records with all but ``selection`` blocked, and those of another version than there incompatible."""
-    wanted = {(s.kind, s.name): s for s in selection}
+def enforce(records: Iterable[Record], wanted: Mapping[tuple[str, str], Selection]) -> list[Record]:
+    """Return the records with all but those in ``wanted`` blocked, and those of another version than there incompatible.
+
+    Args:
+        records: as scanned.
+        wanted: (kind, name) -> the plugin that another process selected.
+    """
     return [_enforced(record, wanted.get((record.kind, record.name))) for record in records]
 
 
-def _enforced(record: Record, wanted: Selected | None) -> Record:
-    if not record.usable or record.selected == wanted:
+def _enforced(record: Record, wanted: Selection | None) -> Record:
+    if not record.usable or record.identity == wanted:
         return record
     if wanted is None or canonical(wanted.distribution) != canonical(record.distribution):
         reason = "the launching process did not select it"
