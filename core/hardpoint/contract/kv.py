@@ -68,11 +68,13 @@ class KVBudget:
     """What a runner can spend on the cache: bytes, or a fixed number of blocks where memory cannot be read.
 
     Attributes:
+        block_size: tokens per block that the runner's kernels were built for.
         bytes: bytes for the whole cache, or ``None`` when ``num_blocks`` is given.
         num_blocks: blocks, for devices that fix it.
         report: ``(what, bytes)`` lines that explain the number: weights, activations, reserve, free.
     """
 
+    block_size: int
     bytes: int | None = None
     num_blocks: int | None = None
     report: tuple[tuple[str, int], ...] = ()

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
+from hardpoint.engine.messages import EngineInfo, EngineOutputs, EngineRequest
 
-from hardpoint.engine.messages import EngineOutputs, EngineRequest
-
-
-class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client must know about the engine behind it.
-
-    Attributes:
-        model: the model's name.
-        max_model_len: longest sequence in tokens, prompt and output together.
-        vocab_size: ids are below this.
-        num_blocks: usable cache blocks.
-        block_size: tokens per block.
-        config: the configuration after adjustments, as plain data.
-        description: what was chosen: platform, device, op providers, attention backends and refusals, memory report.
-    """
-
-    model: str
-    max_model_len: int
-    vocab_size: int
-    num_blocks: int
-    block_size: int
-    config: dict[str, Any]
-    description: dict[str, Any]
+__all__ = ["EngineClient", "EngineInfo"]
 
 
 class EngineClient(Protocol):

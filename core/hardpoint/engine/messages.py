@@ -51,6 +51,16 @@ class ResetPrefixCache(msgspec.Struct, frozen=True, tag=True):
     """Forget cached prefixes; answered by :class:`PrefixCacheReset`."""
 
 
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End the engine process."""
+
+
+class PrefixCacheReset(msgspec.Struct, frozen=True, tag=True):
+    """Whether every cached prefix was forgotten."""
+
+    complete: bool
+
+
 class Finish(msgspec.Struct, frozen=True):
     """A sequence ended.
 
@@ -120,3 +130,34 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers by name."""
         return msgspec.structs.asdict(self)
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client must know about the engine behind it.
+
+    Attributes:
+        model: the model's name.
+        max_model_len: longest sequence in tokens, prompt and output together.
+        vocab_size: ids are below this.
+        num_blocks: usable cache blocks.
+        block_size: tokens per block.
+        config: the configuration after adjustments, as plain data.
+        description: what was chosen: platform, device, op providers, attention backends and refusals, memory report.
+    """
+
+    model: str
+    max_model_len: int
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    config: dict[str, Any]
+    description: dict[str, Any]
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The engine takes requests now."""
+
+    info: EngineInfo
+
+
+ToEngine = EngineRequest | Abort | ResetPrefixCache | Shutdown

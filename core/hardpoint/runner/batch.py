@@ -39,6 +39,7 @@ class PersistentBatch:
         place = device.torch_device
         self._device = device
         self.starts: list[RowStart | None] = [None] * max_rows
+        self.prompt_logprob_rows: set[int] = set()
         self.last_token = torch.zeros(max_rows, dtype=torch.int64, device=place)
         self.tables = tuple(
             BlockTable(
@@ -52,8 +53,11 @@ class PersistentBatch:
         """Apply the rows and block table entries that changed with ``plan``."""
         for row in plan.stops:
             self.starts[row] = None
+            self.prompt_logprob_rows.discard(int(row))
         for start in plan.starts:
             self.starts[start.row] = start
+            if start.params.prompt_logprobs is not None:
+                self.prompt_logprob_rows.add(start.row)
         if plan.starts:
             rows = self.upload(np.array([start.row for start in plan.starts], np.int64))
             self.last_token[rows] = self.upload(np.array([start.token_ids[-1] for start in plan.starts], np.int64))

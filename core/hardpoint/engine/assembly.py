@@ -1,0 +1,233 @@
+"""From what the user said to a loaded engine: plugins chosen, settings adjusted, memory divided.
+
+Every decision is recorded where it is made: adjustments in the configuration, refusals in the description.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hardpoint.config import EngineConfig, apply_adjustments
+from hardpoint.contract.collectives import World
+from hardpoint.contract.device import Capabilities, DeviceInfo
+from hardpoint.contract.errors import ConfigError
+from hardpoint.contract.kv import KVPlan
+from hardpoint.contract.limits import BatchLimits
+from hardpoint.contract.platform import Adjustment, ModelShape, Platform
+from hardpoint.contract.policy import SchedulingPolicy
+from hardpoint.contract.runner import Executor
+from hardpoint.engine.kv_groups import plan_kv
+from hardpoint.engine.loop import EngineLoop
+from hardpoint.engine.messages import EngineInfo
+from hardpoint.executor.launch import RunnerLaunch
+from hardpoint.plugins import Catalogue, Refusal
+from hardpoint.plugins import choose as choose_plugin
+from hardpoint.scheduler import Scheduler
+from hardpoint.weights import ModelFiles, model_shape, resolve
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything decided before a device is opened.
+
+    Attributes:
+        config: after adjustments.
+        shape: the model's.
+        platform: chosen by name or by probing.
+        devices: one per rank.
+        limits: bounds on a step.
+        depth: steps in flight.
+        refused: platforms that were not chosen, with reasons.
+    """
+
+    config: EngineConfig
+    files: ModelFiles
+    shape: ModelShape
+    catalogue: Catalogue
+    platform: Platform
+    devices: tuple[DeviceInfo, ...]
+    limits: BatchLimits
+    depth: int
+    refused: tuple[Refusal, ...] = ()
+
+
+def choose(config: EngineConfig) -> Setup:
+    """Resolve the model, choose the platform and apply all adjustments.
+
+    Raises:
+        ConfigError, PluginError, CheckpointError: with the setting, the reason and the way out.
+    """
+    catalogue = Catalogue.of(config.plugins)
+    files = resolve(config.model, catalogue)
+    shape = model_shape(files)
+    chosen = choose_plugin(catalogue, "platforms", config.platform.platform)
+    platform = cast("Platform", chosen.instance)
+    devices = _choose_devices(config, platform)
+    caps = platform.capabilities(devices[0])
+    changes = [Adjustment(field="platform.platform", value=platform.name, reason="chosen by probing")]
+    config = apply_adjustments(config, "hardpoint", [*changes, *_decide(config, shape, caps)])
+    config = apply_adjustments(config, platform.name, platform.constrain(shape, config))
+    limits = platform.limits(shape, config)
+    settled = [
+        Adjustment(field="scheduler.max_num_batched_tokens", value=limits.max_tokens, reason="the platform's limit"),
+        Adjustment(field="scheduler.max_num_seqs", value=limits.max_requests, reason="the platform's limit"),
+    ]
+    config = apply_adjustments(config, platform.name, settled)
+    return Setup(
+        config=config,
+        files=files,
+        shape=shape,
+        catalogue=catalogue,
+        platform=platform,
+        devices=devices,
+        limits=limits,
+        depth=2 if config.scheduler.async_scheduling else 1,
+        refused=chosen.refused,
+    )
+
+
+def assemble(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
+    """Choose, load the model, divide the memory, and return the loop that is ready for requests.
+
+    Raises:
+        ConfigError, PluginError, CheckpointError, MemoryBudgetError: with the way out.
+    """
+    began = time.perf_counter()
+    setup = choose(config)
+    config, catalogue = setup.config, setup.catalogue
+    policy = cast("SchedulingPolicy", catalogue.create("schedulers", config.scheduler.scheduling_policy))
+    executor = cast("Executor", catalogue.create("executors", config.parallel.executor or "", _launches(setup)))
+    try:
+        executor.load()
+        budget = executor.kv_budget()
+        length = cast("int", config.model.max_model_len)
+        kv = plan_kv(
+            executor.kv_specs(),
+            budget,
+            executor.block_bytes,
+            max_model_len=length + setup.limits.lookahead,
+            max_requests=setup.limits.max_requests,
+            max_tokens=setup.limits.max_tokens,
+        )
+        config = apply_adjustments(
+            config,
+            "hardpoint",
+            [Adjustment(field="cache.block_size", value=kv.block_size, reason="the attention backend's preference")],
+        )
+        executor.start(kv)
+    except BaseException:
+        executor.close()
+        raise
+    scheduler = Scheduler(
+        config,
+        setup.limits,
+        kv,
+        max_model_len=length,
+        vocab_size=setup.shape.vocab_size,
+        policy=policy,
+    )
+    info = EngineInfo(
+        model=setup.files.name,
+        max_model_len=length,
+        vocab_size=setup.shape.vocab_size,
+        num_blocks=kv.num_blocks - 1,
+        block_size=kv.block_size,
+        config=config.to_dict(),
+        description=_describe(setup, config, kv, executor, time.perf_counter() - began),
+    )
+    _report(info)
+    return EngineLoop(scheduler, executor, depth=setup.depth), info
+
+
+def _choose_devices(config: EngineConfig, platform: Platform) -> tuple[DeviceInfo, ...]:
+    have, ranks = platform.devices(), config.parallel.tensor_parallel_size
+    known = {info.index: info for info in have}
+    wanted = config.platform.device_ids or tuple(info.index for info in have)[:ranks]
+    if missing := [index for index in wanted if index not in known]:
+        raise ConfigError(f"--device-ids names {missing}; platform {platform.name!r} has devices {sorted(known)}")
+    if len(wanted) < ranks:
+        raise ConfigError(
+            f"--tensor-parallel-size {ranks} needs {ranks} devices; platform {platform.name!r} has {len(wanted)}"
+        )
+    return tuple(known[index] for index in wanted[:ranks])
+
+
+def _decide(config: EngineConfig, shape: ModelShape, caps: Capabilities) -> Sequence[Adjustment]:
+    """Decide what ``auto`` and ``None`` mean, from the model and the device's capabilities."""
+    changes = []
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = shape.dtype if shape.dtype in caps.dtypes else caps.preferred_dtype
+        reason = "the checkpoint's type" if dtype == shape.dtype else f"the device cannot run {shape.dtype}"
+        changes.append(Adjustment(field="model.dtype", value=dtype, reason=reason))
+    elif dtype not in caps.dtypes:
+        raise ConfigError(f"--dtype {dtype} cannot run on this device; it runs {', '.join(sorted(caps.dtypes))}")
+    kv_dtype = config.cache.kv_cache_dtype
+    if kv_dtype != "auto" and kv_dtype not in caps.kv_dtypes and kv_dtype != dtype:
+        offered = ", ".join(sorted({"auto", *caps.kv_dtypes}))
+        raise ConfigError(f"--kv-cache-dtype {kv_dtype} cannot run on this device; it offers {offered}")
+    length = config.model.max_model_len
+    if length is None:
+        changes.append(Adjustment(field="model.max_model_len", value=shape.context, reason="the model's context"))
+    elif length > shape.context:
+        raise ConfigError(
+            f"--max-model-len {length} is longer than the model's context of {shape.context} tokens; lower it, or raise "
+            "max_position_embeddings (and rope scaling) with --hf-overrides if you know that the model bears it"
+        )
+    if config.parallel.executor is None:
+        one = config.parallel.tensor_parallel_size == 1
+        value, reason = ("in_process", "one rank") if one else ("multi_process", "several ranks")
+        changes.append(Adjustment(field="parallel.executor", value=value, reason=reason))
+    if config.scheduler.async_scheduling is None:
+        reason = "the device runs by itself" if caps.asynchronous else "the device runs on the host's own cores"
+        changes.append(Adjustment(field="scheduler.async_scheduling", value=caps.asynchronous, reason=reason))
+    return changes
+
+
+def _launches(setup: Setup) -> tuple[RunnerLaunch, ...]:
+    return tuple(
+        RunnerLaunch(
+            config=setup.config,
+            limits=setup.limits,
+            world=World(rank=rank, size=len(setup.devices)),
+            device_index=info.index,
+            selection=setup.catalogue.selection(),
+        )
+        for rank, info in enumerate(setup.devices)
+    )
+
+
+def _describe(setup: Setup, config: EngineConfig, kv: KVPlan, executor: Executor, seconds: float) -> dict[str, Any]:
+    return {
+        **executor.describe(),
+        "platforms_refused": {r.name: r.reason for r in setup.refused},
+        "adjustments": [
+            {"field": a.field, "old": a.old, "new": a.new, "plugin": a.plugin, "reason": a.reason}
+            for a in config.adjustments
+        ],
+        "kv": {
+            "block_size": kv.block_size,
+            "num_blocks": kv.num_blocks - 1,
+            "groups": [{"window": group.window, "layers": list(group.layers)} for group in kv.groups],
+        },
+        "seconds_to_ready": round(seconds, 3),
+    }
+
+
+def _report(info: EngineInfo) -> None:
+    memory = ", ".join(f"{what} {count / 2**20:.0f} MiB" for what, count in info.description.get("memory", []))
+    log.info(
+        "%s is ready after %.1f s: context %d tokens, %d cache blocks of %d tokens; memory: %s",
+        info.model,
+        info.description["seconds_to_ready"],
+        info.max_model_len,
+        info.num_blocks,
+        info.block_size,
+        memory,
+    )

@@ -1,0 +1,68 @@
+"""The client of an engine in this process: ``poll`` runs the step."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from hardpoint.contract.errors import EngineDeadError
+from hardpoint.engine.loop import EngineLoop
+from hardpoint.engine.messages import Abort, EngineInfo, EngineOutputs, EngineRequest
+
+
+class InProcessClient:
+    """Hands requests to a loop through an inbox, so that any thread may add while one thread polls."""
+
+    def __init__(self, loop: EngineLoop, info: EngineInfo) -> None:
+        self.info = info
+        self._loop = loop
+        self._inbox: deque[EngineRequest | Abort] = deque()
+        self._arrival = threading.Event()
+        self._running = threading.Lock()
+        self._dead: str | None = None
+
+    def add(self, request: EngineRequest) -> None:
+        self._check()
+        self._inbox.append(request)
+        self._arrival.set()
+
+    def abort(self, handles: Sequence[int]) -> None:
+        self._inbox.append(Abort(list(handles)))
+        self._arrival.set()
+
+    def poll(self, timeout: float | None = None) -> EngineOutputs | None:
+        self._check()
+        if not self._inbox and not self._loop.has_work:
+            self._arrival.wait(timeout)
+        self._arrival.clear()
+        with self._running:
+            self._check()
+            self._drain()
+            try:
+                return self._loop.step()
+            except EngineDeadError as error:
+                self._dead = str(error)
+                raise
+
+    def reset_prefix_cache(self) -> bool:
+        with self._running:
+            return self._loop.reset_prefix_cache()
+
+    def close(self) -> None:
+        self._dead = self._dead or "it was closed"
+        self._arrival.set()
+        with self._running:
+            self._loop.close()
+
+    def _drain(self) -> None:
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, Abort):
+                self._loop.abort(message.handles)
+            else:
+                self._loop.add(message)
+
+    def _check(self) -> None:
+        if self._dead is not None:
+            raise EngineDeadError(f"the engine takes no requests: {self._dead}")

@@ -1,0 +1,282 @@
+"""The runner for torch devices: one rank of one model over a contract ``Device``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from hardpoint.contract.attention import AttentionPlanner, KVLayout
+from hardpoint.contract.device import Device, HostCopy
+from hardpoint.contract.errors import MemoryBudgetError
+from hardpoint.contract.kv import KVBudget, KVPlan, KVSpec
+from hardpoint.contract.ops import OpProvider
+from hardpoint.contract.platform import Platform
+from hardpoint.contract.quant import LinearKernel
+from hardpoint.contract.step import StepPlan, StepResult
+from hardpoint.executor.launch import RunnerLaunch
+from hardpoint.layers import LoadedModel, StepContext, load_model
+from hardpoint.ops import OpTable
+from hardpoint.plugins import Catalogue
+from hardpoint.runner.attention_choice import AttentionChoice
+from hardpoint.runner.batch import PersistentBatch
+from hardpoint.runner.inputs import StepInputs, prepare
+from hardpoint.runner.kv_pool import KVPool
+from hardpoint.runner.memory import activation_bytes
+from hardpoint.runner.prompt_logprobs import PromptLogprobs
+from hardpoint.runner.sampling import Sampled, Sampler
+from hardpoint.weights import model_shape, resolve
+
+
+class TorchRunner:
+    """Builds a model on a device and turns plans into tokens.
+
+    Args:
+        launch: the rank's orders.
+        catalogue: where plugins come from.
+        platform: the device's platform.
+        device: opened by the platform in this process.
+    """
+
+    def __init__(self, launch: RunnerLaunch, catalogue: Catalogue, platform: Platform, device: Device) -> None:
+        self._launch = launch
+        self._config = launch.config
+        self._catalogue = catalogue
+        self._platform = platform
+        self._device = device
+        self._factory = device.communicators(launch.world)
+        self._comm = self._factory.group("tp", tuple(range(launch.world.size)))
+        self._files = resolve(self._config.model, catalogue)
+        self._shape = model_shape(self._files)
+        self._ops = self._op_table()
+        self._attention: AttentionChoice
+        self._loaded: LoadedModel
+        self._pool: KVPool
+        self._batch: PersistentBatch
+        self._planners: tuple[AttentionPlanner, ...] = ()
+        self._sampler: Sampler
+        self._prompt_logprobs: PromptLogprobs
+        self._memory: tuple[tuple[str, int], ...] = ()
+
+    @torch.inference_mode()
+    def load(self) -> None:
+        """Build the model, fill its weights, choose attention backends and linear kernels."""
+        config, dtype = self._config, self._config.model.dtype
+        self._device.seed(config.model.seed)
+        self._attention = AttentionChoice(config, self._catalogue, self._platform, self._device.info, dtype)
+        self._loaded = load_model(
+            config,
+            self._files,
+            self._catalogue,
+            self._device,
+            self._comm,
+            self._ops,
+            self._attention,
+            self._linear_kernels(),
+        )
+
+    def kv_specs(self) -> tuple[KVSpec, ...]:
+        return tuple(layer.kv_spec for layer in self._loaded.attention_layers)
+
+    def block_bytes(self, spec: KVSpec, block_size: int) -> int:
+        backend = self._attention.chosen[self.kv_specs().index(spec)] if self._attention.chosen else None
+        if backend is None:
+            return spec.token_bytes * block_size
+        return backend.layout(spec, block_size, 1).block_bytes
+
+    def kv_budget(self) -> KVBudget:
+        """Return what is left for the cache, with the lines that explain it.
+
+        Raises:
+            MemoryBudgetError: when nothing is left, or more is asked for than is free.
+        """
+        cache, memory = self._config.cache, self._device.memory()
+        weights = _tensor_bytes(self._loaded.model)
+        activations = activation_bytes(
+            self._shape, self._launch.limits, self._launch.world.size, self._config.model.dtype
+        )
+        lines = [("weights", weights), ("activations, at most", activations)]
+        if memory.free is not None:
+            lines.append(("free after loading", memory.free))
+        asked = cache.kv_cache_memory
+        if cache.num_blocks is not None:
+            return KVBudget(block_size=self._attention.block_size, num_blocks=cache.num_blocks, report=tuple(lines))
+        if asked is None:
+            if memory.free is None:
+                raise MemoryBudgetError("the device cannot tell its free memory; set --kv-cache-memory")
+            # Weights are loaded already: the fraction is of what was free before them.
+            asked = int((memory.free + weights) * cache.memory_fraction) - weights - activations
+            if asked <= 0:
+                raise MemoryBudgetError(
+                    f"nothing is left for the KV cache: {_gib(memory.free)} GiB are free after loading "
+                    f"{_gib(weights)} GiB of weights, activations may take {_gib(activations)} GiB; lower "
+                    "--max-num-batched-tokens, raise --memory-fraction, or use a smaller model or dtype"
+                )
+        elif memory.free is not None and asked > memory.free:
+            raise MemoryBudgetError(
+                f"--kv-cache-memory asks for {_gib(asked)} GiB, {_gib(memory.free)} GiB are free after loading "
+                f"{_gib(weights)} GiB of weights; ask for less"
+            )
+        lines.append(("KV cache, at most", asked))
+        self._memory = tuple(lines)
+        return KVBudget(block_size=self._attention.block_size, bytes=asked, report=self._memory)
+
+    @torch.inference_mode()
+    def start(self, kv: KVPlan) -> None:
+        """Allocate cache and batch, and bind every layer to its part of the cache."""
+        layouts: list[KVLayout] = []
+        for spec, backend in zip(self.kv_specs(), self._attention.chosen, strict=True):
+            layouts.append(backend.layout(spec, kv.block_size, kv.num_blocks))
+        self._pool = KVPool(kv, tuple(layouts), self._device)
+        planners = []
+        for index, group in enumerate(kv.groups):
+            for layer in group.layers:
+                self._loaded.attention_layers[layer].bind(self._pool.layer(layer), index)
+            if group.layers:
+                first = group.layers[0]
+                planners.append(
+                    self._attention.chosen[first].planner(
+                        self._device, self.kv_specs()[first], kv.block_size, self._launch.limits
+                    )
+                )
+        self._planners = tuple(planners)
+        limits, length = self._launch.limits, self._loaded.max_model_len
+        self._batch = PersistentBatch(
+            max_rows=limits.max_requests,
+            max_blocks=-(-(length + limits.lookahead) // kv.block_size) + 1,
+            num_groups=len(kv.groups),
+            device=self._device,
+        )
+        self._sampler = Sampler(limits.max_requests, self._shape.vocab_size, self._device, self._ops)
+        self._prompt_logprobs = PromptLogprobs(self._sampler, self._loaded.model.logits)
+        self._memory = (*self._memory, ("KV cache, allocated", self._pool.bytes))
+
+    @torch.inference_mode()
+    def step(self, plan: StepPlan) -> PendingStep:
+        """Run one step; returns without waiting for an asynchronous device."""
+        for row in plan.stops:
+            self._sampler.stop(int(row))
+        self._batch.apply(plan)
+        for start in plan.starts:
+            self._sampler.start(start)
+        self._pool.copy(plan.copies)
+        inputs = prepare(plan, self._batch, self._pool.plan.block_size)
+        context = StepContext(
+            plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
+            slots=[view.slots for view in inputs.views],
+        )
+        hidden = self._loaded.model(inputs.token_ids, inputs.positions, context)
+        prompts = self._prompt_logprobs.of(plan, self._batch, hidden)
+        sampled, tokens = self._sample(plan, inputs, hidden)
+        return PendingStep(plan, inputs, tokens, sampled, prompts)
+
+    def _sample(
+        self, plan: StepPlan, inputs: StepInputs, hidden: torch.Tensor
+    ) -> tuple[Sampled | None, HostCopy | None]:
+        if not len(inputs.sample_at):
+            return None, None
+        logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
+        rows = plan.rows[inputs.sample_at]
+        lengths = (plan.num_computed + plan.num_tokens)[inputs.sample_at]
+        sampled = self._sampler.sample(logits, rows, lengths)
+        tokens = sampled.tokens
+        self._batch.last_token[self._batch.upload(rows.astype(np.int64))] = tokens
+        # A token whose logit is not a number marks a row that cannot go on; -1 tells the host.
+        finite = torch.isfinite(logits.gather(1, tokens.unsqueeze(1))).squeeze(1)
+        return sampled, self._device.to_host(torch.where(finite, tokens, -1))
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what was chosen, as plain data."""
+        return {
+            "platform": self._platform.name,
+            "device": self._device.info.name,
+            "arch": self._device.info.arch,
+            "ops": self._ops.explain(),
+            "attention": self._attention.describe(),
+            "memory": [list(line) for line in self._memory],
+            "model": self._loaded.description,
+        }
+
+    def close(self) -> None:
+        """Give device and groups back."""
+        self._comm.close()
+        self._factory.close()
+        self._device.close()
+
+    def _op_table(self) -> OpTable:
+        names = [*self._config.platform.op_providers.values(), *self._platform.op_providers()]
+        providers = [
+            cast("OpProvider", self._catalogue.create("ops", name))
+            for name in dict.fromkeys(names)
+            if name != "reference"
+        ]
+        return OpTable(
+            providers,
+            self._config.platform.op_providers,
+            arch=self._device.info.arch,
+            dtype=self._config.model.dtype,
+        )
+
+    def _linear_kernels(self) -> list[LinearKernel]:
+        wanted = self._config.platform.linear_kernel
+        names = self._platform.linear_kernels() if wanted == "auto" else (wanted,)
+        return [cast("LinearKernel", self._catalogue.create("linear_kernels", name)) for name in names]
+
+
+class PendingStep:
+    """A step whose tokens may still be on their way to the host."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        inputs: StepInputs,
+        tokens: HostCopy | None,
+        sampled: Sampled | None,
+        prompt_logprobs: Callable[[], dict[int, Any]],
+    ) -> None:
+        self._plan = plan
+        self._at = inputs.sample_at
+        self._tokens = tokens
+        self._sampled = sampled
+        self._prompt_logprobs = prompt_logprobs
+
+    def ready(self) -> bool:
+        return self._tokens is None or self._tokens.ready()
+
+    def result(self) -> StepResult:
+        """Wait for the tokens and return the step's result."""
+        count = len(self._plan.rows)
+        tokens, counts = np.zeros((count, 1), np.int32), np.zeros(count, np.int32)
+        failures: dict[int, str] = {}
+        logprobs = {}
+        if self._tokens is not None and self._sampled is not None:
+            found = self._tokens.result()
+            tokens[self._at, 0] = found
+            counts[self._at] = 1
+            for at in self._at[found < 0]:
+                failures[int(at)] = "the model's logits are not numbers (NaN); the weights may be damaged"
+                counts[at] = 0
+            logprobs = {int(self._at[i]): value for i, value in self._sampled.logprobs().items()}
+        return StepResult(
+            step=self._plan.step,
+            tokens=tokens,
+            counts=counts,
+            logprobs=logprobs,
+            prompt_logprobs=self._prompt_logprobs(),
+            failures=failures,
+        )
+
+
+def _tensor_bytes(model: object) -> int:
+    if not isinstance(model, torch.nn.Module):
+        return 0
+    seen = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())
+    }
+    return sum(seen.values())
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f}"
