@@ -88,13 +88,14 @@ class ProcessClient:
                 self._receive(_POLL_MS)
 
     def close(self) -> None:
-        if self._dead is None:
-            with self._sending:
+        with self._sending:
+            alive = self._dead is None
+            if alive:
                 self._dead = "it was closed"
                 self._to_engine.send(encode(Shutdown()))
         with self._receiving:
             if not self._context.closed:
-                self._child.close()
+                self._child.close(told=alive)
                 self._context.destroy(linger=0)
 
     def _send(self, message: ToEngine) -> None:

@@ -6,6 +6,7 @@ as a lifeline: when it closes, the parent is gone and the child ends itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -31,6 +32,7 @@ class ChildOrders(msgspec.Struct, frozen=True, kw_only=True):
         path: ``sys.path`` of the parent, so that both see the same installed plugins.
         inbox: address from which the child receives.
         outbox: address to which the child sends.
+        folder: where the child keeps temporary files, so that they go when the parent cleans up after it.
         affinity: cores to which the child binds itself before anything is imported; empty leaves it alone.
         body: the module's own orders, encoded.
     """
@@ -38,6 +40,7 @@ class ChildOrders(msgspec.Struct, frozen=True, kw_only=True):
     path: list[str]
     inbox: str
     outbox: str
+    folder: str
     affinity: tuple[int, ...] = ()
     body: bytes = b""
 
@@ -93,8 +96,16 @@ class ChildProcess:
             return f"{self.name} (pid {self.pid}) was killed by {signal.Signals(-code).name}{hint}"
         return f"{self.name} (pid {self.pid}) ended with exit code {code}"
 
-    def close(self, timeout: float = 5.0) -> None:
-        """End the child: close its lifeline, wait, then kill it. May be called more than once."""
+    def close(self, timeout: float = 5.0, *, told: bool = False) -> None:
+        """End the child: close its lifeline, wait, then kill it. May be called more than once.
+
+        Args:
+            timeout: seconds to wait before it is killed.
+            told: whether the child was told to end by a message; then it gets as long before its lifeline is closed.
+        """
+        if told:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout)
         if self._process.stdin is not None and not self._process.stdin.closed:
             try:
                 self._process.stdin.close()
@@ -128,6 +139,7 @@ def receive_orders() -> ChildOrders:
     (length,) = _LENGTH.unpack(source.read(_LENGTH.size))
     orders = Decoder[ChildOrders](ChildOrders).decode(source.read(length))
     sys.path[:] = orders.path
+    tempfile.tempdir = orders.folder
     if orders.affinity and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, orders.affinity)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
