@@ -55,7 +55,11 @@ def _version(context: click.Context, parameter: click.Parameter, value: bool) ->
 @click.group(
     cls=_Root,
     commands_at=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 120,
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 @click.option("--log-level", type=click.Choice(LEVELS), help="Log to stderr from this level on; info for serve.")
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")

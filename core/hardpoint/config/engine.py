@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import types
@@ -86,7 +87,6 @@ PARTS: dict[str, Any] = {
     "platform": PlatformConfig,
     "plugins": PluginConfig,
 }
-_HINTS = {part: typing.get_type_hints(kind) for part, kind in PARTS.items()}
 
 
 def settings() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
@@ -101,21 +101,32 @@ def names(setting: dataclasses.Field[Any]) -> tuple[str, ...]:
     return (setting.name, *setting.metadata["aliases"])
 
 
-def type_of(setting: dataclasses.Field[Any]) -> tuple[Any, bool]:
-    """Return ``(type, optional)`` of a setting, e.g. ``(int, True)`` for ``int | None``."""
-    hint = next(hints[setting.name] for hints in _HINTS.values() if setting.name in hints)
+@functools.cache
+def _hints(owner: type | None) -> dict[str, Any]:
+    owners = PARTS.values() if owner is None else (owner,)
+    return {name: hint for kind in owners for name, hint in typing.get_type_hints(kind).items()}
+
+
+def type_of(setting: dataclasses.Field[Any], owner: type | None = None) -> tuple[Any, bool]:
+    """Return ``(type, optional)`` of a setting, e.g. ``(int, True)`` for ``int | None``.
+
+    Args:
+        setting: the field.
+        owner: the class that the field belongs to, ``None`` for a part of :class:`EngineConfig`.
+    """
+    hint = _hints(owner)[setting.name]
     if isinstance(hint, types.UnionType):
         return next(a for a in typing.get_args(hint) if a is not types.NoneType), True
     return hint, False
 
 
-def coerce(setting: dataclasses.Field[Any], value: Any) -> Any:
-    """Turn a user's value (possibly text) into the setting's type.
+def coerce(setting: dataclasses.Field[Any], value: Any, owner: type | None = None) -> Any:
+    """Turn a user's value (possibly text) into the setting's type; ``owner`` as in :func:`type_of`.
 
     Raises:
         ConfigError: when it cannot be one.
     """
-    kind, optional = type_of(setting)
+    kind, optional = type_of(setting, owner)
     if value is None:
         if optional:
             return None
@@ -140,9 +151,11 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     if kind is int:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError("it must be a whole number")
-        return parse_size(value) if name in _SIZES and isinstance(value, str) else int(value)
+        if name in _SIZES and isinstance(value, str):
+            return parse_size(value)
+        return _number(int, value, "it must be a whole number")
     if kind is float:
-        return float(value)
+        return _number(float, value, "it must be a number")
     if kind is str:
         if not isinstance(value, str):
             raise ValueError("it must be text")
@@ -150,12 +163,22 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
         items = value.split(",") if isinstance(value, str) else value
-        return tuple(item(i.strip() if isinstance(i, str) else i) for i in items)
+        return tuple(_convert(name, item, i.strip() if isinstance(i, str) else i) for i in items)
     if isinstance(value, str):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it must be a JSON object ({error})") from error
     if not isinstance(value, Mapping):
         raise ValueError("it must be a JSON object")
     return dict(value)
+
+
+def _number(kind: type[int] | type[float], value: Any, what: str) -> int | float:
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(what) from error
 
 
 def parse_size(text: str) -> int:

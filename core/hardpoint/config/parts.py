@@ -9,7 +9,13 @@ from hardpoint.contract.errors import ConfigError
 
 
 def setting(
-    default: Any, help: str, *, flag: str | None = None, choices: tuple[str, ...] = (), aliases: tuple[str, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    short: str | None = None,
+    choices: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
 ) -> Any:
     """Return a dataclass field that is also a command-line flag.
 
@@ -17,10 +23,11 @@ def setting(
         default: the default; a callable is used as a default factory.
         help: the flag's help text.
         flag: the flag without dashes, when it is not the field's name.
+        short: a second flag that begins with one dash, without it.
         choices: the values allowed, when they are a closed set.
         aliases: further keyword names under which ``LLM(...)`` accepts the setting.
     """
-    metadata = {"help": help, "flag": flag, "choices": choices, "aliases": aliases}
+    metadata = {"help": help, "flag": flag, "short": short, "choices": choices, "aliases": aliases}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -53,7 +60,7 @@ class ModelConfig:
     load_format: str = setting(
         "auto", "How weights are made: from safetensors, or random.", choices=("auto", "safetensors", "dummy")
     )
-    quantization: str | None = setting(None, "Quantization method; the checkpoint's own by default.")
+    quantization: str | None = setting(None, "Quantization method; the checkpoint's own by default.", short="q")
     hf_overrides: dict[str, Any] = setting(dict, "JSON with values that replace those of config.json.")
     chat_template: str | None = setting(None, "File with a Jinja chat template, or the template itself.")
     seed: int = setting(0, "Seed of random weights and of requests that bring none.")
@@ -125,7 +132,7 @@ class SchedulerConfig:
 class ParallelConfig:
     """How many devices, and how they are driven."""
 
-    tensor_parallel_size: int = setting(1, "Ranks over which every layer is split.")
+    tensor_parallel_size: int = setting(1, "Ranks over which every layer is split.", short="tp")
     executor: str | None = setting(
         None,
         "Executor plugin; in_process for one rank, else multi_process.",
