@@ -70,7 +70,14 @@ class ChildProcess:
         self.to_child = f"ipc://{Path(self._folder.name) / 'in'}"
         self.from_child = f"ipc://{Path(self._folder.name) / 'out'}"
         orders = encode(
-            ChildOrders(path=list(sys.path), inbox=self.to_child, outbox=self.from_child, affinity=affinity, body=body)
+            ChildOrders(
+                path=list(sys.path),
+                inbox=self.to_child,
+                outbox=self.from_child,
+                folder=self._folder.name,
+                affinity=affinity,
+                body=body,
+            )
         )
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
