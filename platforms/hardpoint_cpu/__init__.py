@@ -1,0 +1,1 @@
+"""The CPU platform: PyTorch's own CPU kernels behind Hardpoint's contract."""

@@ -1,0 +1,20 @@
+"""What this package offers. Imports nothing that costs."""
+
+from __future__ import annotations
+
+from hardpoint.contract.descriptor import Descriptor
+
+PLATFORM = Descriptor(
+    kind="platforms",
+    name="cpu",
+    contract=(1, 0),
+    implementation="hardpoint_cpu.platform:CpuPlatform",
+    summary="the processor's cores, through PyTorch",
+)
+ATTENTION = Descriptor(
+    kind="attention_backends",
+    name="cpu",
+    contract=(1, 0),
+    implementation="hardpoint_cpu.attention:CpuAttention",
+    summary="paged attention from PyTorch's CPU kernels, split over the context",
+)
