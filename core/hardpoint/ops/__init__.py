@@ -1,7 +1,7 @@
 """Ops: what kernels mean, written in plain torch, and which kernel runs them.
 
-Modules: ``norm``, ``rotary``, ``activation``, ``embed``, ``moe``, ``sampling`` hold the references; ``registry`` says what
-an op is; ``table`` binds ops to providers for a device.
+Modules: ``norm``, ``rotary``, ``activation``, ``embed``, ``moe``, ``ranking`` and ``sampling`` hold the references;
+``registry`` says what an op is; ``table`` binds ops to providers for a device.
 """
 
 from hardpoint.ops.registry import OPS, Op, OpCall, Tolerance

@@ -1,6 +1,15 @@
 """Sampling on the device: logits are float32 [n, vocab], parameters are one value per row.
 
-Ops that change logits work in place: a step's logits are the largest tensor that sampling touches.
+A draw is exact and depends on its own row only. Each token's weight is ``exp((logit - best) / temperature)``, at most 1,
+as a whole number of 2**-40. Sums of whole numbers are the same in every order, so neither the batch nor the way in which
+a device adds changes a draw, and no probability is lost in a long float sum. The draw is the token at which the running
+sum of weights exceeds ``uniform`` times their total: inverse transform sampling, in a fixed order of tokens. A token of
+weight 0 is never drawn.
+
+Limits apply in this order: min-p, top-k, top-p, each to what the one before left. Min-p keeps tokens of at least that
+fraction of the most likely one's probability. Top-k keeps exactly ``k`` tokens, the lowest ids among equals. Top-p keeps
+a token when the tokens more likely than it have less than ``p`` of the mass: the smallest set that reaches ``p``, and
+whatever is as likely as its last token. The most likely token always stays.
 """
 
 from __future__ import annotations
@@ -10,32 +19,21 @@ from typing import Final
 
 import torch
 
+from hardpoint.ops.ranking import FLOAT32, block_maxima, top_k_tokens
 from hardpoint.ops.registry import OpCall, op
 from hardpoint.ops.values import Values
 
-_FLOAT32: Final = (torch.float32,)
+#: Weight of the most likely token. A vocabulary of 2**22 tokens of this weight still sums to less than 2**63.
+_ONE: Final = 2.0**40
+_BLOCK: Final = 256
+#: Weights held at once while drawing from whole vocabularies: 4 MiB of int64, and a few more tensors of its shape.
+_CHUNK: Final = 2**19
 
-
-def _temperature_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
-    values = Values(dtype, device, seed)
-    temperature = values.uniform(6, low=0.05, high=2.0)
-    temperature[2] = 0.0
-    yield OpCall("6x1000", (values.normal(6, 1000, std=4.0), temperature))
-    yield OpCall("none", (values.normal(0, 10), values.uniform(0)))
-
-
-@op(_temperature_inputs, dtypes=_FLOAT32, in_place=True)
-def apply_temperature(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    """Divide each row by its temperature, in place; rows of temperature 0 stay as they are.
-
-    Args:
-        logits: float32 [n, vocab].
-        temperature: float32 [n].
-
-    Returns:
-        ``logits``.
-    """
-    return logits.div_(torch.where(temperature > 0, temperature, 1.0).unsqueeze(-1))
+# A float32 weight's bits, read as an integer, order weights. They are searched in two steps: the upper bits, of which
+# those from 2**-40 up to 1 differ, then the lower ones.
+_LOW_BITS: Final = 14
+_FIRST: Final = (127 - 40) << (23 - _LOW_BITS)
+_UPPER: Final = (127 << (23 - _LOW_BITS)) - _FIRST + 1
 
 
 def _penalty_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
@@ -51,7 +49,7 @@ def _penalty_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iter
     yield OpCall("neutral", (values.normal(5, vocab), rows, seen, counts, *off))
 
 
-@op(_penalty_inputs, dtypes=_FLOAT32, in_place=True)
+@op(_penalty_inputs, dtypes=FLOAT32, in_place=True)
 def apply_penalties(
     logits: torch.Tensor,
     rows: torch.Tensor,
@@ -84,125 +82,163 @@ def apply_penalties(
     return logits.sub_(presence.unsqueeze(-1) * (count > 0))
 
 
-def _mask_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
+def _full_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
     values = Values(dtype, device, seed)
-    logits = torch.stack([values.permutation(997) for _ in range(8)]).to(dtype) / 50
-    k = torch.tensor([0, 1, 5, 50, 2000, 0, 996, 40], device=device)
-    p = torch.tensor([0.9, 1.0, 0.5, 0.95, 0.3, 1.0, 1e-6, 0.8], device=device)
-    min_p = torch.tensor([0.0, 0.0, 0.3, 0.05, 0.0, 1.0, 0.0, 0.01], device=device)
-    yield OpCall("mixed", (logits.clone(), k, p, min_p))
-    yield OpCall("top-k", (logits.clone(), k, None, None))
-    yield OpCall("top-p", (logits.clone(), None, p, None))
-    yield OpCall("min-p", (logits.clone(), None, None, min_p))
-    masked = logits.masked_fill(values.uniform(8, 997) < 0.9, -torch.inf)
-    yield OpCall("masked-before", (masked, k, p, min_p))
-    yield OpCall("off", (logits.clone(), torch.zeros_like(k), torch.ones_like(p), torch.zeros_like(min_p)))
+    logits, uniform = values.normal(16, 1301, std=3.0), values.uniform(16).double()
+    temperature = values.uniform(16, low=0.2, high=2.0)
+    min_p, top_p = values.uniform(16, high=0.2), values.uniform(16, low=0.1).double()
+    min_p[3], top_p[4] = 0.0, 1.0
+    yield OpCall("plain", (logits, uniform, temperature, None, None))
+    yield OpCall("min-p", (logits, uniform, temperature, min_p, None))
+    yield OpCall("top-p", (logits, uniform, temperature, None, top_p))
+    yield OpCall("both", (logits, uniform, temperature, min_p, top_p))
+    masked = logits.masked_fill(values.uniform(16, 1301) < 0.9, -torch.inf)
+    yield OpCall("masked", (masked, uniform, temperature, min_p, top_p))
+    edges = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64, device=device).repeat(8)
+    yield OpCall("edges", (logits, edges, temperature, None, None))
 
 
-@op(_mask_inputs, dtypes=_FLOAT32, in_place=True)
-def mask_top_k_top_p(
-    logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None, min_p: torch.Tensor | None
+@op(_full_inputs, dtypes=FLOAT32)
+def sample_full(
+    logits: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: torch.Tensor,
+    min_p: torch.Tensor | None,
+    top_p: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Set logits outside min-p, then top-k, then top-p to minus infinity, in place.
+    """Draw one token per row from the whole vocabulary, in order of ids. See the module's text for the exact meaning.
 
-    Each limit sees the distribution that the one before it left, renormalised. Tokens as likely as the last one that
-    top-k keeps are kept too. The most likely token always stays.
-
-    Args:
-        logits: float32 [n, vocab], after temperature.
-        k: integers [n], most likely tokens kept; 0 and ``vocab`` or more keep all. ``None``: no row limits it.
-        p: float32 [n], the smallest set of most likely tokens with at least this mass stays; 1 keeps all.
-        min_p: float32 [n], tokens less likely than this fraction of the most likely one go; 0 keeps all.
-
-    Returns:
-        ``logits``.
-    """
-    if min_p is not None:
-        # p(token) < min_p * p(best), written in logarithms.
-        floor = logits.amax(-1, keepdim=True) + min_p.log().unsqueeze(-1)
-        logits.masked_fill_(logits < floor, -torch.inf)
-    if k is None and p is None:
-        return logits
-    ascending, order = logits.sort(-1)
-    vocab = logits.shape[-1]
-    if k is not None:
-        kept = torch.where((k <= 0) | (k > vocab), vocab, k).long()
-        threshold = ascending.gather(-1, (vocab - kept).unsqueeze(-1))
-        ascending.masked_fill_(ascending < threshold, -torch.inf)
-    if p is not None:
-        below = torch.softmax(ascending, -1).cumsum(-1)
-        outside = below <= (1 - p).unsqueeze(-1)
-        outside &= (p < 1).unsqueeze(-1)
-        outside[:, -1] = False
-        ascending.masked_fill_(outside, -torch.inf)
-    return logits.scatter_(-1, order, ascending)
-
-
-def _sample_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
-    values = Values(dtype, device, seed)
-    probs = torch.softmax(values.normal(16, 301, std=3.0), -1)
-    yield OpCall("16x301", (probs, values.uniform(16)))
-    sparse = torch.zeros(3, 64, device=device)
-    sparse[0, 5] = 1.0
-    sparse[1, 0] = sparse[1, 63] = 0.5
-    sparse[2, 63] = 1.0
-    yield OpCall("sparse", (sparse, torch.tensor([0.0, 0.75, 1.0 - 2**-24], device=device)))
-    yield OpCall("first", (sparse, torch.zeros(3, device=device)))
-
-
-@op(_sample_inputs, dtypes=_FLOAT32)
-def sample_inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Draw one token per row: the first whose cumulated probability exceeds ``uniform`` times the row's sum.
-
-    A token of probability 0 is never drawn. Sums run in float64, so the draw does not depend on who shares the batch.
+    A row whose largest logit is not finite yields some token of the vocabulary.
 
     Args:
-        probs: float32 [n, vocab], not negative, each row's sum above 0.
-        uniform: float32 or float64 [n] in [0, 1).
+        logits: float32 [n, vocab].
+        uniform: float64 [n] in [0, 1).
+        temperature: float32 [n], above 0.
+        min_p: float32 [n] in [0, 1]; ``None``: no row has one.
+        top_p: float64 [n] in (0, 1]; ``None``: no row has one.
 
     Returns:
         int64 [n].
     """
-    cumulated = probs.cumsum(-1, dtype=torch.float64)
-    total = cumulated[:, -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(uniform.unsqueeze(-1).double() * total, below)
-    return torch.searchsorted(cumulated, target, right=True).squeeze(-1)
+    best = block_maxima(logits, _BLOCK).amax(-1, keepdim=True)
+    step = max(1, _CHUNK // logits.shape[-1])
+    tokens = []
+    for first in range(0, len(logits), step):
+        part = slice(first, first + step)
+        weights = _weights(logits[part], best[part], temperature[part], None if min_p is None else min_p[part])
+        bits = weights.view(torch.int32)
+        whole = _whole(weights)
+        if top_p is not None:
+            inside = whole[:, : weights.shape[-1]]
+            inside.masked_fill_(bits < _top_p_bits(bits, inside, top_p[part]), 0)
+        tokens.append(_draw(whole, uniform[part]))
+    return torch.cat(tokens).clamp_(max=logits.shape[-1] - 1) if tokens else uniform.long()
 
 
-def _top_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
+def _top_k_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
     values = Values(dtype, device, seed)
-    logits = torch.stack([values.permutation(400) for _ in range(5)]).to(dtype) / 40
-    yield OpCall("5x400", (logits, values.integers(400, 5), 7))
-    yield OpCall("own", (logits, values.integers(400, 5), 0))
+    logits, uniform = values.normal(16, 1301, std=3.0), values.uniform(16).double()
+    temperature = values.uniform(16, low=0.2, high=2.0)
+    min_p, top_p = values.uniform(16, high=0.2), values.uniform(16, low=0.1).double()
+    top_k = values.integers(40, 16, low=1)
+    yield OpCall("top-k", (logits, uniform, temperature, None, None, top_k, 40))
+    yield OpCall("all", (logits, uniform, temperature, min_p, top_p, top_k, 39))
+    yield OpCall("ties", (torch.round(logits), uniform, temperature, None, top_p, top_k, 40))
 
 
-@op(_top_inputs, dtypes=_FLOAT32)
-def top_logprobs(logits: torch.Tensor, tokens: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the log-probabilities of each row's token and of its ``k`` most likely tokens.
+@op(_top_k_inputs, dtypes=FLOAT32)
+def sample_top_k(
+    logits: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: torch.Tensor,
+    min_p: torch.Tensor | None,
+    top_p: torch.Tensor | None,
+    top_k: torch.Tensor,
+    largest: int,
+) -> torch.Tensor:
+    """Draw one token per row from its ``top_k`` most likely ones, in order of likelihood, then id.
+
+    A row whose largest logit is not finite yields some token of the vocabulary.
 
     Args:
         logits: float32 [n, vocab].
-        tokens: int64 [n].
-        k: 0 or more, at most ``vocab``.
+        uniform: float64 [n] in [0, 1).
+        temperature: float32 [n], above 0.
+        min_p: float32 [n] in [0, 1]; ``None``: no row has one.
+        top_p: float64 [n] in (0, 1]; ``None``: no row has one.
+        top_k: int64 [n], 1 up to ``largest``.
+        largest: a bound on ``top_k`` that the host knows, at most ``vocab``; it does not change a draw.
 
     Returns:
-        ``(ids int64 [n, 1 + k], values float32 [n, 1 + k], ranks int64 [n])``: column 0 is the token, then the most
-        likely ones in order; a rank is 1 plus the number of tokens that are more likely.
+        int64 [n].
     """
-    logprobs = torch.log_softmax(logits, -1)
-    own = logprobs.gather(-1, tokens.unsqueeze(-1))
-    ranks = (logprobs > own).sum(-1) + 1
-    values, ids = logprobs.topk(k, -1)
-    return torch.cat((tokens.unsqueeze(-1), ids), -1), torch.cat((own, values), -1), ranks
+    values, ids = top_k_tokens(logits, largest)
+    weights = _weights(values, values[:, :1], temperature, min_p)
+    column = torch.arange(largest, device=logits.device)
+    whole = weights.mul_(_ONE).long().masked_fill_(column >= top_k.unsqueeze(-1), 0)
+    if top_p is not None:
+        above = whole.cumsum(-1) - whole
+        last = (above < _mass(whole, top_p)).sum(-1, keepdim=True) - 1
+        whole.masked_fill_(values < values.gather(-1, last.clamp_(min=0)), 0)
+    at = (whole.cumsum(-1) <= _target(whole.sum(-1), uniform).unsqueeze(-1)).sum(-1, keepdim=True)
+    return ids.gather(-1, at.clamp_(max=largest - 1)).squeeze(-1)
 
 
-def _gather_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
-    values = Values(dtype, device, seed)
-    yield OpCall("4x300", (values.normal(4, 300, std=3.0), values.integers(300, 4, 6)))
+def _weights(
+    logits: torch.Tensor, best: torch.Tensor, temperature: torch.Tensor, min_p: torch.Tensor | None
+) -> torch.Tensor:
+    """Return float32 weights relative to the best token, 0 below min-p."""
+    # Subtracting before dividing keeps the quotient from overflowing upwards at any temperature.
+    weights = logits.sub(best).div_(temperature.unsqueeze(-1)).exp_()
+    return weights if min_p is None else weights.masked_fill_(weights < min_p.unsqueeze(-1), 0.0)
 
 
-@op(_gather_inputs, dtypes=_FLOAT32)
-def gather_logprobs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities float32 [n, m] of chosen ``ids`` (int64 [n, m]) under ``logits`` float32 [n, vocab]."""
-    return logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+def _whole(weights: torch.Tensor) -> torch.Tensor:
+    """Return weights as whole numbers, int64, padded with zeros to full blocks."""
+    rows, vocab = weights.shape
+    whole = torch.empty((rows, -(-vocab // _BLOCK) * _BLOCK), dtype=torch.int64, device=weights.device)
+    whole[:, vocab:] = 0
+    # A power of two scales exactly, so that rounding happens once, downwards.
+    whole[:, :vocab].copy_(weights * _ONE)
+    return whole
+
+
+def _mass(whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return the mass that ``top_p`` asks for, int64 [n, 1], at least 1."""
+    return (whole.sum(-1).double() * top_p).ceil_().long().clamp_(min=1).unsqueeze(-1)
+
+
+def _top_p_bits(bits: torch.Tensor, whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return the bits of the smallest weight that top-p keeps, int32 [n, 1]: a selection without sorting."""
+    mass = _mass(whole, top_p)
+    upper = ((bits >> _LOW_BITS) - _FIRST).clamp_(0, _UPPER - 1).long()
+    above = _mass_above(upper, whole, _UPPER)
+    bucket = (above >= mass).sum(-1, keepdim=True).clamp_(max=_UPPER - 1)
+    inside = whole.masked_fill(upper != bucket, 0)
+    lower = (bits & (2**_LOW_BITS - 1)).long()
+    within = (above.gather(-1, bucket) + _mass_above(lower, inside, 2**_LOW_BITS) >= mass).sum(-1, keepdim=True)
+    return (((bucket + _FIRST) << _LOW_BITS) + within).int()
+
+
+def _mass_above(bucket: torch.Tensor, whole: torch.Tensor, buckets: int) -> torch.Tensor:
+    """Return for each bucket the mass in the buckets above it, int64 [n, buckets]."""
+    sums = torch.zeros((len(whole), buckets), dtype=torch.int64, device=whole.device).scatter_add_(-1, bucket, whole)
+    return sums.sum(-1, keepdim=True) - sums.cumsum(-1)
+
+
+def _target(total: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the point in [0, total) that ``uniform`` stands for."""
+    return torch.minimum((uniform * total.double()).long(), total - 1)
+
+
+def _draw(whole: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the index at which the running sum exceeds its target: the block first, then inside it."""
+    blocks = torch.unflatten(whole, -1, (-1, _BLOCK))
+    sums = blocks.sum(-1)
+    upto = sums.cumsum(-1)
+    target = _target(upto[:, -1], uniform).unsqueeze(-1)
+    block = (upto <= target).sum(-1, keepdim=True).clamp_(max=sums.shape[-1] - 1)
+    rest = target - (upto.gather(-1, block) - sums.gather(-1, block))
+    inside = blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, _BLOCK)).squeeze(1)
+    within = (inside.cumsum(-1) <= rest).sum(-1, keepdim=True).clamp_(max=_BLOCK - 1)
+    return (block * _BLOCK + within).squeeze(-1)

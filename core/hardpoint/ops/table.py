@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hardpoint.contract.errors import ConfigError
-from hardpoint.ops import activation, norm, sampling
+from hardpoint.ops import activation, norm, ranking, sampling
 from hardpoint.ops import embed as embedding
 from hardpoint.ops import moe as experts
 from hardpoint.ops import rotary as position
@@ -48,12 +48,13 @@ class OpTable:
         embed = embedding.embed
         topk_router = experts.topk_router
         moe = experts.moe
-        apply_temperature = sampling.apply_temperature
+        best_token = ranking.best_token
+        top_k_tokens = ranking.top_k_tokens
         apply_penalties = sampling.apply_penalties
-        mask_top_k_top_p = sampling.mask_top_k_top_p
-        sample_inverse_cdf = sampling.sample_inverse_cdf
-        top_logprobs = sampling.top_logprobs
-        gather_logprobs = sampling.gather_logprobs
+        sample_full = sampling.sample_full
+        sample_top_k = sampling.sample_top_k
+        top_logprobs = ranking.top_logprobs
+        gather_logprobs = ranking.gather_logprobs
 
     def __init__(
         self,
