@@ -13,6 +13,8 @@ PROTOCOLS: Final[dict[str, str]] = {
     "linear_kernels": "hardpoint.contract.quant:LinearKernel",
     "schedulers": "hardpoint.contract.policy:SchedulingPolicy",
     "executors": "hardpoint.contract.runner:Executor",
+    "routes": "hardpoint.contract.routes:RouteSet",
+    "servers": "hardpoint.contract.routes:Server",
 }
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from fastapi import APIRouter
+    from prometheus_client import CollectorRegistry
 
     from hardpoint.config import EngineConfig
     from hardpoint.config.server import ServerConfig
@@ -28,6 +29,7 @@ class Serving(Protocol):
         model_names: names under which the model is offered; the first one is answered.
         fingerprint: changes when what is being served changes; goes out as ``system_fingerprint``.
         started: seconds since the epoch when the server came up.
+        registry: the ``prometheus_client`` registry behind ``/metrics``; a route set may add its own families.
     """
 
     engine: Any
@@ -35,6 +37,7 @@ class Serving(Protocol):
     model_names: tuple[str, ...]
     fingerprint: str
     started: int
+    registry: CollectorRegistry
 
     def generate(
         self,

@@ -1,0 +1,173 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from hardpoint.contract.routes import Serving
+from hardpoint.outputs import CompletionOutput, RequestOutput
+from hardpoint_server.common import Job
+from hardpoint_server.errors import invalid
+from hardpoint_server.logprobs import completion_logprobs, prompt_logprobs
+from hardpoint_server.protocol import CompletionRequest
+from hardpoint_server.replies import CompletionLogprobs, Envelope, TextChoice
+from hardpoint_server.sampling import sampling_params
+from hardpoint_server.sse import DONE, ChunkWriter
+from hardpoint_server.streams import merge
+
+#: OpenAI's default for completions.
+DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionJob(Job):
+    """One completion request: its prompts, each with ``n`` sequences."""
+
+    prefix = "cmpl"
+    object = "text_completion"
+    chunk_object = "text_completion"
+
+    def __init__(self, serving: Serving, request: CompletionRequest) -> None:
+        super().__init__(serving, request)
+        self.request = request
+        self.prompts = as_prompts(request)
+        # max_tokens=0 with echo scores a prompt; the engine generates one token, which is dropped.
+        self.score_only = bool(request.echo and request.max_tokens == 0)
+        wanted = 1 if self.score_only else request.max_tokens
+        defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **serving.engine.default_sampling}
+        self.params = sampling_params(
+            request,
+            serving.config,
+            defaults=defaults,
+            max_tokens=wanted,
+            logprobs=request.logprobs,
+            prompts=len(self.prompts),
+        )
+        if request.echo and request.logprobs is not None and self.params.prompt_logprobs is None:
+            self.params = self.params.replace(prompt_logprobs=request.logprobs)
+        self._offsets: dict[int, int] = {}
+
+    def _streams(self) -> list[AsyncGenerator[RequestOutput, None]]:
+        return [self.run(prompt, self.params, self.request, part) for part, prompt in enumerate(self.prompts)]
+
+    async def answer(self) -> Envelope:
+        """Return the whole answer."""
+        choices: list[TextChoice] = []
+        async with aclosing(merge(self._streams())) as outputs:
+            async for part, output in outputs:
+                self._count(output, first=True)
+                choices += [self._choice(part, output, completion, opening=True) for completion in output.outputs]
+        choices.sort(key=lambda choice: choice.index)
+        return self.envelope(choices, usage=self.tally.usage())
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield a chunk per engine output."""
+        writer = ChunkWriter(self.envelope([], chunk=True))
+        opened: set[int] = set()
+        seen: set[int] = set()
+        async with aclosing(merge(self._streams())) as outputs:
+            async for part, output in outputs:
+                self._count(output, first=part not in seen)
+                seen.add(part)
+                choices = []
+                for completion in output.outputs:
+                    index = part * self.request.choices + completion.index
+                    choice = self._choice(part, output, completion, opening=index not in opened)
+                    opened.add(index)
+                    if choice.text or choice.logprobs or choice.finish_reason or choice.token_ids:
+                        choices.append(choice)
+                if choices:
+                    running = self.tally.usage() if self.request.wants_running_usage else None
+                    # A chunk per sequence, as OpenAI sends them, but one write.
+                    yield b"".join(writer.chunk([choice], running) for choice in choices)
+        if self.request.wants_usage:
+            yield writer.chunk([], self.tally.usage())
+        yield DONE
+
+    def _count(self, output: RequestOutput, first: bool) -> None:
+        before = self.tally.completion
+        self.count(output, first)
+        if self.score_only:
+            self.tally.completion = before
+
+    def _choice(self, part: int, output: RequestOutput, completion: CompletionOutput, opening: bool) -> TextChoice:
+        request = self.request
+        index = part * request.choices + completion.index
+        text = "" if self.score_only else completion.text
+        if request.echo and opening:
+            text = self._prompt_text(output) + text
+        return TextChoice(
+            index=index,
+            text=text,
+            logprobs=self._logprobs(index, output, completion, opening),
+            finish_reason=completion.finish_reason,
+            stop_reason=completion.stop_reason,
+            prompt_logprobs=prompt_logprobs(output.prompt_logprobs) if opening and self._reports_prompt else None,
+            prompt_token_ids=output.prompt_token_ids if request.return_token_ids and opening else None,
+            token_ids=completion.token_ids if request.return_token_ids else None,
+        )
+
+    @property
+    def _reports_prompt(self) -> bool:
+        return self.request.prompt_logprobs is not None
+
+    def _prompt_text(self, output: RequestOutput) -> str:
+        if output.prompt is not None:
+            return output.prompt
+        return str(self.serving.engine.decode(output.prompt_token_ids))
+
+    def _logprobs(
+        self, index: int, output: RequestOutput, completion: CompletionOutput, opening: bool
+    ) -> CompletionLogprobs | None:
+        top = self.request.logprobs
+        if top is None:
+            return None
+        ids: list[int] = [] if self.score_only else list(completion.token_ids)
+        positions: list[Any] = [] if self.score_only else list(completion.logprobs or [])
+        if self.request.echo and opening:
+            ids = [*output.prompt_token_ids, *ids]
+            positions = [*(output.prompt_logprobs or [None] * len(output.prompt_token_ids)), *positions]
+        if not ids:
+            return None
+        made = completion_logprobs(
+            ids,
+            positions,
+            top,
+            offset=self._offsets.get(index, 0),
+            as_ids=bool(self.request.return_tokens_as_token_ids),
+            decode=self.serving.engine.decode,
+        )
+        self._offsets[index] = made.text_offset[-1] + len(made.tokens[-1])
+        return made
+
+
+def as_prompts(request: CompletionRequest) -> list[Any]:
+    """Return the prompts as the engine takes them.
+
+    Raises:
+        ApiError: for a prompt that is missing, empty or of mixed types.
+    """
+    given = request.prompt
+    if given is None:
+        raise invalid("prompt is missing", "prompt", "missing_required_parameter")
+    if isinstance(given, str):
+        prompts: list[Any] = [given]
+    elif not given:
+        raise invalid("prompt is an empty list", "prompt")
+    elif all(isinstance(item, int) for item in given):
+        prompts = [given]
+    elif len({type(item) for item in given}) == 1:
+        prompts = list(given)
+    else:
+        raise invalid("prompt mixes text and token ids; send all prompts in one of the two forms", "prompt")
+    return [_as_prompt(prompt, request) for prompt in prompts]
+
+
+def _as_prompt(prompt: str | list[int], request: CompletionRequest) -> dict[str, Any]:
+    if isinstance(prompt, list):
+        return {"prompt_token_ids": prompt}
+    made: dict[str, Any] = {"prompt": prompt}
+    if request.add_special_tokens is not None:
+        made["add_special_tokens"] = request.add_special_tokens
+    return made
