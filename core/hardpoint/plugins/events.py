@@ -123,9 +123,7 @@ def _check_signatures(registry: pluggy.PluginManager, plugin: object) -> None:
         if options.get("wrapper") or options.get("hookwrapper"):
             raise TypeError(f"{name} is a wrapper; an event has nothing to wrap")
         parameters = inspect.signature(getattr(plugin, name)).parameters.values()
-        if any(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
-            raise TypeError(
-                f"{name} has keyword-only or variable parameters, which would never be filled; use plain ones"
-            )
+        if any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
+            raise TypeError(f"{name} has keyword-only, positional-only or variable parameters; use plain ones")
     if not hooks:
         raise TypeError(f"{type(plugin).__name__} has no method marked hookimpl")
