@@ -1,0 +1,7 @@
+"""Places of the files that ship with this package."""
+
+from pathlib import Path
+
+PACKAGE_PATH: Path = Path(__file__).resolve().parent
+MODEL_PATH: Path = PACKAGE_PATH / "model"
+TEMPLATE_PATH: Path = PACKAGE_PATH / "chat_template.jinja"
