@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
+from hardpoint.contract.errors import ConfigError
 from hardpoint.layers.attention import Attention
+from hardpoint.layers.build import ModelBuild
 from hardpoint.layers.model import CausalModel
+from hardpoint.weights.shape import model_shape
 
 if TYPE_CHECKING:
     from hardpoint.config import EngineConfig
     from hardpoint.contract.attention import AttentionLayer, AttentionLayerConfig
     from hardpoint.contract.collectives import Communicator
     from hardpoint.contract.device import Device
-    from hardpoint.contract.quant import LinearKernel
+    from hardpoint.contract.quant import LinearKernel, QuantFormat
     from hardpoint.ops import OpTable
     from hardpoint.plugins import Catalogue
     from hardpoint.weights import ModelFiles
@@ -28,15 +34,18 @@ class LoadedModel:
         model: call it with ids, positions and a step; ask it for logits.
         attention_layers: in layer order; each has ``config``, ``kv_spec`` and ``bind(kv, group)``.
         max_model_len: positions for which rotary tables were made.
+        weight_bytes: memory that parameters and tables take on this rank.
         description: what was chosen, plain data for ``hardpoint explain``.
     """
 
     model: CausalModel
     attention_layers: tuple[Attention, ...]
     max_model_len: int
+    weight_bytes: int
     description: dict[str, Any] = field(default_factory=dict)
 
 
+@torch.inference_mode()
 def load_model(
     config: EngineConfig,
     files: ModelFiles,
@@ -46,6 +55,8 @@ def load_model(
     ops: OpTable,
     attention: Callable[[AttentionLayerConfig], AttentionLayer],
     linear_kernels: Sequence[LinearKernel] = (),
+    *,
+    progress: bool = False,
 ) -> LoadedModel:
     """Build the model for this rank, fill its weights and pack its linear layers.
 
@@ -55,10 +66,90 @@ def load_model(
         attention: makes the kernels of one layer with the chosen backend (and block size); raises ``ConfigError`` with
             every backend's reasons when none takes the layer.
         linear_kernels: the platform's, in order of preference; plain ``torch`` products serve what none of them takes.
+        progress: show a bar while weights are read.
 
     Raises:
         UnsupportedModelError: no installed plugin can run the architecture.
         CheckpointError: the weights are damaged, incomplete or do not fit.
         ConfigError: the model cannot be split over this many ranks, or a setting does not fit it.
     """
-    raise NotImplementedError
+    from hardpoint.weights.dummy import random_weights
+    from hardpoint.weights.loader import load_weights
+
+    shape = model_shape(files)
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = shape.dtype if shape.dtype in device.caps.dtypes else device.caps.preferred_dtype
+    kv_dtype = config.cache.kv_cache_dtype
+    build = ModelBuild(
+        config=files.config,
+        files=files,
+        dtype=getattr(torch, dtype),
+        device=device.torch_device,
+        info=device.info,
+        comm=comm,
+        ops=ops,
+        max_model_len=config.model.max_model_len or shape.context,
+        attention_layer=attention,
+        kernels=tuple(linear_kernels),
+        quant=quant_format(config.model.quantization, files, catalogue),
+        kv_dtype=dtype if kv_dtype == "auto" else kv_dtype,
+        trust_remote_code=files.ref.trust,
+    )
+    model = cast("CausalModel", catalogue.create("models", files.plugin, build))
+    if config.model.load_format == "dummy":
+        random_weights(build, config.model.seed)
+    else:
+        load_weights(build, files.folder, progress=progress)
+    build.finish()
+    return LoadedModel(
+        model=model,
+        attention_layers=tuple(build.attention_layers),
+        max_model_len=build.max_model_len,
+        weight_bytes=build.weight_bytes(),
+        description=_describe(build, files, config.model.load_format),
+    )
+
+
+def quant_format(wanted: str | None, files: ModelFiles, catalogue: Catalogue) -> QuantFormat | None:
+    """Return the quantization format of a checkpoint; ``None`` for a plain one or one whose model reads it itself.
+
+    Raises:
+        ConfigError: when no installed format reads it, or the user names another than the checkpoint's.
+    """
+    given = files.config.get("quantization_config")
+    if wanted is None and not given:
+        return None
+    method = str((given or {}).get("quant_method", wanted))
+    if method in catalogue.load("models", files.plugin).data.get("quantization", ()) and wanted in (None, method):
+        return None
+    names = catalogue.names("quant_methods") if wanted is None else (wanted,)
+    for name in names:
+        found = cast("QuantFormat", catalogue.create("quant_methods", name))
+        if found.match(given or {}):
+            return found
+    said = f"quantized with {method!r}" if given else "not quantized"
+    raise ConfigError(
+        f"the checkpoint is {said}, which {'no installed format' if wanted is None else repr(wanted)} reads; "
+        f"installed: {', '.join(catalogue.names('quant_methods')) or 'none'}. Install a plugin of kind 'quant_methods', "
+        "or use a checkpoint in bfloat16"
+    )
+
+
+def _describe(build: ModelBuild, files: ModelFiles, load_format: str) -> dict[str, Any]:
+    kernels = Counter(layer.kernel.name for layer in build.linears)
+    schemes = Counter(layer.scheme.weight for layer in build.linears)
+    return {
+        "architecture": files.architecture,
+        "implementation": files.plugin,
+        "folder": str(files.folder),
+        "weights": "random" if load_format == "dummy" else "safetensors",
+        "dtype": build.dtype_name,
+        "quantization": None if build.quant is None else build.quant.name,
+        "linear_kernels": dict(kernels),
+        "linear_schemes": dict(schemes),
+        "linear_kernels_refused": {name: list(reasons) for name, reasons in build.refusals.items()},
+        "rank": build.comm.rank,
+        "ranks": build.comm.size,
+        "weight_bytes": build.weight_bytes(),
+    }

@@ -1,0 +1,133 @@
+"""Mixture of experts: a router, experts split over ranks by their inner size, and an optional shared expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from hardpoint.layers.linear import Linear
+from hardpoint.layers.parameters import Parameter, Piece
+
+if TYPE_CHECKING:
+    from hardpoint.layers.build import ModelBuild
+
+Score = Literal["softmax", "softmax_of_chosen", "sigmoid"]
+ExpertActivation = Literal["silu", "gelu_tanh", "swiglu_oai"]
+
+
+class Experts:
+    """Weights of all experts of one layer on this rank, stacked.
+
+    The caller says where they come from: checkpoints store experts one by one, stacked, transposed or quantized. Every
+    way gives pieces for ``gate_up`` [E, 2 * inner, hidden] and ``down`` [E, hidden, inner], ``inner`` being this rank's
+    ``start:stop``.
+
+    Args:
+        build: the model being built.
+        path: name for messages.
+        num_experts, hidden, inner: sizes of the whole layer.
+        bias: whether ``gate_up_bias`` and ``down_bias`` exist.
+    """
+
+    __slots__ = ("down", "down_bias", "gate_up", "gate_up_bias", "path", "start", "stop")
+
+    def __init__(
+        self, build: ModelBuild, path: str, num_experts: int, hidden: int, inner: int, *, bias: bool = False
+    ) -> None:
+        self.path = path
+        self.start, self.stop = build.share(inner, f"the experts' inner size of {path}")
+        mine = self.stop - self.start
+        self.gate_up = build.empty((num_experts, 2 * mine, hidden))
+        self.down = build.empty((num_experts, hidden, mine))
+        self.gate_up_bias = build.empty((num_experts, 2 * mine)) if bias else None
+        self.down_bias = build.empty((num_experts, hidden)) if bias else None
+
+    def fill_from(
+        self,
+        build: ModelBuild,
+        gate_up: tuple[tuple[Piece, ...], ...],
+        down: tuple[tuple[Piece, ...], ...],
+        gate_up_bias: tuple[tuple[Piece, ...], ...] = (),
+        down_bias: tuple[tuple[Piece, ...], ...] = (),
+    ) -> None:
+        """State the ways to fill the tensors; see :class:`~hardpoint.layers.parameters.Parameter`."""
+        build.parameters.append(Parameter(f"{self.path}.gate_up_proj", self.gate_up, gate_up))
+        build.parameters.append(Parameter(f"{self.path}.down_proj", self.down, down))
+        if self.gate_up_bias is not None and self.down_bias is not None:
+            name = f"{self.path}.gate_up_proj_bias"
+            build.parameters.append(Parameter(name, self.gate_up_bias, gate_up_bias, fill="zeros"))
+            # Ranks sum their results, so that only one of them may add this bias.
+            if build.comm.rank == 0:
+                name = f"{self.path}.down_proj_bias"
+                build.parameters.append(Parameter(name, self.down_bias, down_bias, fill="zeros"))
+            else:
+                self.down_bias.zero_()
+
+
+class MoE:
+    """Route each token to ``top_k`` experts and sum their outputs by weight.
+
+    Args:
+        build: the model being built.
+        router: from hidden to one logit per expert, whole on every rank.
+        experts: their weights.
+        top_k: experts per token.
+        renormalize: divide the chosen weights by their sum.
+        score: how logits become weights.
+        activation: of the experts; ``limits`` are its parameters (gpt-oss).
+        round_weights: round the router's weights to the model's dtype, as the reference of Qwen and gpt-oss does.
+        shared: added for every token; its result is partial over ranks like the experts'.
+    """
+
+    __slots__ = ("_all_reduce", "_dtype", "_moe", "_route", "activation", "experts", "limits", "renormalize", "router",
+                 "score", "shared", "top_k")  # fmt: skip
+
+    def __init__(
+        self,
+        build: ModelBuild,
+        router: Linear,
+        experts: Experts,
+        *,
+        top_k: int,
+        renormalize: bool,
+        score: Score = "softmax",
+        activation: ExpertActivation = "silu",
+        limits: dict[str, Any] | None = None,
+        round_weights: bool = False,
+        shared: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.router = router
+        self.experts = experts
+        self.top_k = top_k
+        self.renormalize = renormalize
+        self.score: Score = score
+        self.activation: ExpertActivation = activation
+        self.limits = limits or {}
+        self.shared = shared
+        self._dtype = build.dtype if round_weights else None
+        self._route = build.ops.topk_router
+        self._moe = build.ops.moe
+        self._all_reduce = build.comm.all_reduce if build.comm.size > 1 else None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the layer on ``x`` [T, hidden]."""
+        weights, ids = self._route(self.router(x), self.top_k, self.renormalize, self.score)
+        if self._dtype is not None:
+            weights = weights.to(self._dtype)
+        experts = self.experts
+        y = self._moe(
+            x,
+            weights,
+            ids,
+            experts.gate_up,
+            experts.down,
+            self.activation,
+            gate_up_bias=experts.gate_up_bias,
+            down_bias=experts.down_bias,
+            **self.limits,
+        )
+        if self.shared is not None:
+            y = y + self.shared(x)
+        return y if self._all_reduce is None else self._all_reduce(y)
