@@ -54,9 +54,7 @@ class EngineServing:
         cache_salt: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Run one request, measured."""
-        outputs = self.engine.generate(
-            prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt
-        )
+        outputs = self.engine.generate(prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt)
         return self.metrics.watch(outputs, params)
 
 

@@ -46,7 +46,7 @@ class ChatJob(Job):
         self.params = sampling_params(
             request,
             serving.config,
-            defaults=serving.engine.default_sampling,
+            defaults=serving.engine.sampling_defaults,
             max_tokens=most,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
@@ -72,7 +72,7 @@ class ChatJob(Job):
             raise invalid(
                 "add_generation_prompt and continue_final_message exclude each other", "continue_final_message"
             )
-        prompt = await self.serving.engine.render_chat(
+        return await self.serving.engine.render_chat(
             self.messages,
             # Without its tools the model cannot call one, which is what "none" promises.
             tools=None if request.tool_choice == "none" else request.tools,
@@ -81,7 +81,6 @@ class ChatJob(Job):
             chat_template=request.chat_template,
             chat_template_kwargs=variables,
         )
-        return prompt
 
     def _echo(self) -> str:
         last = self.messages[-1]
@@ -127,10 +126,9 @@ class ChatJob(Job):
                     opening = [self._opening(index) for index in range(self.request.choices)]
                     chunks = [writer.chunk([choice], running, **more) for choice in opening]
                     first = False
-                deltas = [delta for completion in output.outputs if (delta := self._delta(completion)) is not None]
-                chunks += [writer.chunk([choice], running) for choice in deltas]
-                if chunks:
-                    yield b"".join(chunks)
+                chunks += [writer.chunk([self._delta(completion)], running) for completion in output.outputs]
+                # A chunk per sequence, as OpenAI sends them, but one write.
+                yield b"".join(chunks)
         if self.request.wants_usage:
             yield writer.chunk([], self.tally.usage())
         yield DONE
@@ -139,17 +137,16 @@ class ChatJob(Job):
         delta = ChatDelta(role=ROLE, content=self.echoed)
         return ChatChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=None)
 
-    def _delta(self, completion: CompletionOutput) -> ChatChunkChoice | None:
-        choice = ChatChunkChoice(
+    def _delta(self, completion: CompletionOutput) -> ChatChunkChoice:
+        # Text may be held back while tokens come; the chunk goes out all the same, so that clients can time them.
+        return ChatChunkChoice(
             index=completion.index,
-            delta=ChatDelta(content=completion.text or None),
+            delta=ChatDelta(content=completion.text),
             logprobs=self._logprobs(completion),
             finish_reason=completion.finish_reason,
             stop_reason=completion.stop_reason,
             token_ids=completion.token_ids if self.request.return_token_ids else None,
         )
-        told = choice.delta.content or choice.logprobs or choice.finish_reason or choice.token_ids
-        return choice if told else None
 
     def _logprobs(self, completion: CompletionOutput) -> ChatLogprobs | None:
         if not self.request.logprobs or not completion.token_ids:

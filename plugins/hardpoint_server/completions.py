@@ -35,7 +35,7 @@ class CompletionJob(Job):
         # max_tokens=0 with echo scores a prompt; the engine generates one token, which is dropped.
         self.score_only = bool(request.echo and request.max_tokens == 0)
         wanted = 1 if self.score_only else request.max_tokens
-        defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **serving.engine.default_sampling}
+        defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **serving.engine.sampling_defaults}
         self.params = sampling_params(
             request,
             serving.config,
@@ -75,12 +75,11 @@ class CompletionJob(Job):
                     index = part * self.request.choices + completion.index
                     choice = self._choice(part, output, completion, opening=index not in opened)
                     opened.add(index)
-                    if choice.text or choice.logprobs or choice.finish_reason or choice.token_ids:
-                        choices.append(choice)
-                if choices:
-                    running = self.tally.usage() if self.request.wants_running_usage else None
-                    # A chunk per sequence, as OpenAI sends them, but one write.
-                    yield b"".join(writer.chunk([choice], running) for choice in choices)
+                    choices.append(choice)
+                running = self.tally.usage() if self.request.wants_running_usage else None
+                # A chunk per sequence, as OpenAI sends them, but one write. Text may be held back while tokens come; the
+                # chunk goes out all the same, so that clients can time them.
+                yield b"".join(writer.chunk([choice], running) for choice in choices)
         if self.request.wants_usage:
             yield writer.chunk([], self.tally.usage())
         yield DONE

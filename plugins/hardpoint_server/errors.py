@@ -8,7 +8,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from hardpoint.contract.errors import ContextLengthError, EngineDeadError, QueueFullError, RequestError
+from hardpoint.contract.errors import ContextLengthError, EngineDeadError, HardpointError, QueueFullError, RequestError
 
 JSON = "application/json"
 
@@ -67,11 +67,11 @@ def as_api_error(error: BaseException) -> ApiError | None:
         case RequestError():
             return invalid(str(error), error.field)
         case QueueFullError():
-            return ApiError(
-                429, str(error), kind="rate_limit_error", code="queue_full", headers={"Retry-After": "1"}
-            )
+            return ApiError(429, str(error), kind="rate_limit_error", code="queue_full", headers={"Retry-After": "1"})
         case EngineDeadError():
             return ApiError(503, f"the engine ended: {error}", kind="server_error", code="engine_dead")
+        case HardpointError():
+            return ApiError(500, str(error), kind="server_error", code="request_failed")
         case HTTPException():
             return _from_http(error)
     return None

@@ -80,9 +80,7 @@ def prompt_logprobs(positions: Sequence[Position | None] | None) -> list[dict[in
     ]
 
 
-def _ranked(
-    position: Position, top: int, as_ids: bool, chosen: int | None = None
-) -> list[tuple[str, Logprob]]:
+def _ranked(position: Position, top: int, as_ids: bool, chosen: int | None = None) -> list[tuple[str, Logprob]]:
     # Completions list the sampled token beside the most likely ones even when it is none of them.
     most = sorted(position.items(), key=lambda item: item[1].rank or 0)
     kept = [item for i, item in enumerate(most) if i < top or item[0] == chosen]

@@ -36,4 +36,5 @@ def _card(serving: Serving, name: str) -> dict[str, Any]:
         "root": info.model,
         "parent": None,
         "max_model_len": info.max_model_len,
+        "vocab_size": info.vocab_size,
     }

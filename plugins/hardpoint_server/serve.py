@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import ssl
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import uvicorn
 
@@ -77,7 +77,6 @@ def uvicorn_config(server: ServerConfig) -> uvicorn.Config:
         port=server.port,
         uds=server.uds,
         root_path=server.root_path,
-        log_level=server.log_level,
         # The command line has set up logging; uvicorn's own set-up would print every line twice.
         log_config=None,
         access_log=server.access_log,
@@ -110,6 +109,7 @@ def bind(server: ServerConfig) -> socket.socket:
     Raises:
         ConfigError: when it is taken or not ours.
     """
+    place: Any
     if server.uds is not None:
         family, place = socket.AF_UNIX, server.uds
     else:
@@ -126,7 +126,9 @@ def bind(server: ServerConfig) -> socket.socket:
     except OSError as error:
         bound.close()
         where = server.uds or f"{server.host} port {server.port}"
-        raise ConfigError(f"cannot bind {where}: {error.strerror}; choose another with --port, --host or --uds") from error
+        raise ConfigError(
+            f"cannot bind {where}: {error.strerror}; choose another with --port, --host or --uds"
+        ) from error
     return bound
 
 

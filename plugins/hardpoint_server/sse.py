@@ -31,9 +31,7 @@ class ChunkWriter:
 
     def __init__(self, envelope: Envelope) -> None:
         """Take the shared fields from ``envelope``, whose choices and usage are ignored."""
-        shared = {
-            name: getattr(envelope, name) for name in ("id", "object", "created", "model", "system_fingerprint")
-        }
+        shared = {name: getattr(envelope, name) for name in ("id", "object", "created", "model", "system_fingerprint")}
         self._head = b"data: " + _encoder.encode(shared)[:-1] + b',"choices":'
 
     def chunk(self, choices: list[Any], usage: Usage | None = None, **more: Any) -> bytes:

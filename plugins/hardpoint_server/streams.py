@@ -51,7 +51,7 @@ async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tu
                 yield 0, item
         return
     # A slot per stream bounds what a slow reader lets pile up.
-    arrived: asyncio.Queue[tuple[int, T | BaseException | None]] = asyncio.Queue(len(streams))
+    arrived: asyncio.Queue[tuple[int, T | Exception | None]] = asyncio.Queue(len(streams))
 
     async def pump(index: int, stream: AsyncGenerator[T, None]) -> None:
         try:
@@ -66,13 +66,13 @@ async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tu
     try:
         running = len(streams)
         while running:
-            index, item = await arrived.get()
-            if item is None:
+            index, news = await arrived.get()
+            if news is None:
                 running -= 1
-            elif isinstance(item, BaseException):
-                raise item
+            elif isinstance(news, Exception):
+                raise news
             else:
-                yield index, item
+                yield index, news
     finally:
         for each in pumps:
             each.cancel()

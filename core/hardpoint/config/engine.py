@@ -25,7 +25,7 @@ from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.platform import Adjustment
 
 _UNITS = {"": 1, "k": 1000, "ki": 2**10, "m": 10**6, "mi": 2**20, "g": 10**9, "gi": 2**30, "t": 10**12, "ti": 2**40}
-_SIZES = frozenset({"kv_cache_memory", "max_model_len", "max_num_batched_tokens"})
+_SIZES = frozenset({"kv_cache_memory", "max_model_len", "max_num_batched_tokens", "max_body_size"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,14 +32,11 @@ class ServerConfig:
     ssl_certfile: str | None = setting(None, "Certificate that belongs to the key.")
     ssl_ca_certs: str | None = setting(None, "Authorities whose client certificates are required.")
     shutdown_timeout: float = setting(30.0, "Seconds that running requests get to finish after SIGTERM.")
-    max_body_size: int = setting(32 * 2**20, "Largest request body in bytes.")
+    max_body_size: int = setting(32 * 2**20, "Largest request body in bytes (accepts 32M, 1Gi).")
     max_logprobs: int = setting(20, "Most log-probabilities per token that a request may ask for; -1 is no bound.")
     max_choices: int = setting(256, "Most sequences that one HTTP request may start, over its prompts and n.")
     trust_request_chat_template: bool = setting(False, "Let requests bring their own chat template.")
     access_log: bool = setting(True, "Log a line for every HTTP request.")
-    log_level: str = setting(
-        "info", "Least severe messages to log.", choices=("critical", "error", "warning", "info", "debug")
-    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
