@@ -62,7 +62,7 @@ def choose(catalogue: Catalogue, kind: str, name: str = AUTO) -> Choice:
         PluginError: when the named plugin fails or finds no device, or when none does; with every candidate's reason.
     """
     if name != AUTO:
-        record, instance, reason = _probe(catalogue, kind, name)
+        record, instance, reason = probe(catalogue, kind, name)
         if reason is not None:
             others = ", ".join(other for other in catalogue.names(kind) if other != name) or "none"
             raise PluginError(f"{kind} plugin {name!r} of {record.origin}: {reason}. Others of this kind: {others}.")
@@ -81,7 +81,7 @@ def _auto(catalogue: Catalogue, kind: str) -> Choice:
     absent: dict[str, str] = {}
     for fallback, name in sorted(candidates):
         try:
-            record, instance, reason = _probe(catalogue, kind, name)
+            record, instance, reason = probe(catalogue, kind, name)
         except PluginError as error:
             log.debug("%s", error)
             continue
@@ -98,7 +98,12 @@ def _auto(catalogue: Catalogue, kind: str) -> Choice:
     raise PluginError(f"no {kind} plugin can be used here. " + ("; ".join(lines) or "None is installed") + ".")
 
 
-def _probe(catalogue: Catalogue, kind: str, name: str) -> tuple[Record, Any, str | None]:
+def probe(catalogue: Catalogue, kind: str, name: str) -> tuple[Record, Any, str | None]:
+    """Make the plugin and ask it: return its record, what was made, and why it has no device here, if so.
+
+    Raises:
+        PluginError: when it fails; it is recorded as broken.
+    """
     instance = catalogue.create(kind, name)
     record = catalogue.select(kind, name)
     try:
