@@ -10,6 +10,7 @@ PLATFORM = Descriptor(
     contract=(1, 0),
     implementation="hardpoint_cpu.platform:CpuPlatform",
     summary="the processor's cores, through PyTorch",
+    data={"fallback": True},
 )
 ATTENTION = Descriptor(
     kind="attention_backends",

@@ -7,6 +7,7 @@ import os
 import platform as host
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +64,7 @@ def env(timeout: float, plain: bool, **given: Any) -> None:
         out,
         "Platforms",
         ("NAME", "STATE", "DISTRIBUTION", "DEVICES", "REASON"),
-        (
-            (p["name"], p["state"], p["distribution"], "; ".join(_device(d) for d in p["devices"]), p["reason"])
-            for p in facts["platforms"]
-        ),
+        ((p["name"], p["state"], p["distribution"], _devices(p["devices"]), p["reason"]) for p in facts["platforms"]),
     )
 
 
@@ -128,5 +126,7 @@ def platforms(catalogue: Catalogue, timeout: float) -> list[dict[str, Any]]:
     return lines
 
 
-def _device(device: dict[str, Any]) -> str:
-    return f"{device['index']}: {device['name']} {device['arch']} {size(device['total_bytes'])}"
+def _devices(devices: list[dict[str, Any]]) -> str:
+    """Return devices in words, equal ones counted."""
+    alike = Counter(f"{device['name']} {device['arch']} {size(device['total_bytes'])}" for device in devices)
+    return "; ".join(f"{count} x {words}" for words, count in alike.items())

@@ -72,7 +72,12 @@ class WorkerLaunch:
 
 @runtime_checkable
 class Platform(Protocol):
-    """What a hardware vendor implements first. Instances are cheap; only ``open`` touches the device's runtime."""
+    """What a hardware vendor implements first. Instances are cheap; only ``open`` touches the device's runtime.
+
+    Made without arguments. ``data["fallback"]`` of its descriptor is true for one that runs on any machine: with
+    ``--platform auto`` it comes after all others, with a warning when one of them is broken. A platform's ``requires``
+    should be empty: ``probe`` can say what is missing, and whether there is a device that would need it.
+    """
 
     name: ClassVar[str]
     contract: ClassVar[Version]
