@@ -14,6 +14,7 @@ import numpy.typing as npt
 from hardpoint.contract.errors import ContextLengthError, RequestError
 from hardpoint.engine.client import EngineInfo
 from hardpoint.engine.messages import EngineRequest
+from hardpoint.engine.validation import validate
 from hardpoint.params import SamplingParams
 from hardpoint.text.model_text import ModelText
 from hardpoint.text.tokenizer import Tokenizer
@@ -128,6 +129,9 @@ class InputProcessor:
             raise RequestError(f"sampling parameters are {params!r}; they must be SamplingParams")
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise RequestError(f"priority is {priority!r}; it must be a whole number", field="priority")
+        completed = self._complete(params, len(tokens.token_ids))
+        eos = () if params.ignore_eos else self._text.eos_token_ids
+        validate(completed, self._vocab_size, eos_token_ids=eos)
         salt = cache_salt if cache_salt is not None else tokens.cache_salt
         if salt is not None and (not isinstance(salt, str) or not salt):
             raise RequestError(f"cache_salt is {salt!r}; it must be text of at least one character", field="cache_salt")
@@ -135,8 +139,8 @@ class InputProcessor:
             request_id=request_id,
             handles=tuple(next(self._handles) for _ in range(params.n)),
             token_ids=tokens.token_ids,
-            params=self._complete(params, len(tokens.token_ids)),
-            eos_token_ids=() if params.ignore_eos else self._text.eos_token_ids,
+            params=completed,
+            eos_token_ids=eos,
             arrival=time.monotonic(),
             priority=priority,
             tenant=tenant,
@@ -169,8 +173,7 @@ class InputProcessor:
                 *(params.bad_words_token_ids or []),
                 *bad_word_ids(tokenizer, params.bad_words),
             ]
-        params = params.replace(**changes) if changes else params
-        return params
+        return params.replace(**changes) if changes else params
 
     def _mapping(self, prompt: Mapping[str, Any], add_special_tokens: bool) -> PromptTokens:
         if unknown := sorted(set(prompt) - _PROMPT_KEYS):
@@ -197,22 +200,13 @@ class InputProcessor:
         )
 
     def _check_text(self, text: str, tokenizer: Tokenizer) -> None:
-        """Refuse text that cannot fit, before work is spent on it, and text that UTF-8 cannot hold."""
+        """Refuse text that cannot fit before work is spent on it."""
         if len(text) > self._max_model_len * tokenizer.max_token_characters * _SLACK:
             raise ContextLengthError(
                 f"the prompt has {len(text)} characters, more than {self._max_model_len} tokens can hold; shorten it or "
                 "raise --max-model-len",
                 field="prompt",
             )
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise RequestError(
-                    f"the prompt holds {text[error.start]!r} at character {error.start}, half of a surrogate pair, which is "
-                    "no character; decode the text properly",
-                    field="prompt",
-                ) from error
 
     def _checked(self, ids: Any) -> npt.NDArray[np.int32]:
         """Return ``ids`` as int32 after checking type, range and length."""
