@@ -1,0 +1,255 @@
+"""Attention backends against dense attention in float64.
+
+The cache is filled with NaN before a case writes its keys and values, block tables are shuffled and end in blocks of
+other requests, and tables of windowed layers hold the null block where a block has left the window: whatever a backend
+reads beyond what a query may see shows in the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+
+from hardpoint.contract.attention import AttentionBackend, AttentionLayerConfig, AttentionQuery, BatchView
+from hardpoint.contract.device import Device
+from hardpoint.contract.kv import KVSpec
+from hardpoint.contract.limits import BatchLimits
+
+TOLERANCE: Final = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionCase:
+    """One batch on one layer.
+
+    Attributes:
+        label: name in test reports.
+        requests: per request (context length after the step, tokens of the step), those with one token first.
+        decodes: how many leading requests are decodes.
+        other attributes: see :class:`hardpoint.contract.attention.AttentionQuery`.
+    """
+
+    label: str
+    requests: tuple[tuple[int, int], ...]
+    decodes: int = 0
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_size: int = 64
+    block_size: int = 16
+    dtype: str = "float32"
+    kv_dtype: str = ""
+    window: int | None = None
+    soft_cap: float | None = None
+    sinks: bool = False
+
+    def query(self, arch: str) -> AttentionQuery:
+        """Return what a backend is asked before it runs the case."""
+        return AttentionQuery(
+            head_size=self.head_size,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            dtype=self.dtype,
+            kv_dtype=self.kv_dtype or self.dtype,
+            block_size=self.block_size,
+            arch=arch,
+            window=self.window,
+            soft_cap=self.soft_cap,
+            sinks=self.sinks,
+        )
+
+
+_DECODES = ((1, 1), (16, 1), (17, 1), (300, 1), (15, 1), (700, 1))
+_BATCHES: Final = {
+    "decode": (_DECODES, len(_DECODES)),
+    "decode-alone": (((33, 1),), 1),
+    "prefill": (((1, 1), (15, 15), (16, 16), (17, 17), (150, 150)), 0),
+    "chunked": (((200, 70), (33, 17), (65, 1), (600, 290)), 0),
+    "mixed": (((40, 1), (513, 1), (64, 64), (48, 16), (130, 2)), 2),
+}
+
+
+def attention_cases() -> Iterator[AttentionCase]:
+    """Yield the grid: every batch with every option, types and shapes one at a time."""
+    for name, (requests, decodes) in _BATCHES.items():
+        plain = AttentionCase(label=name, requests=requests, decodes=decodes)
+        yield plain
+        for dtype in ("bfloat16", "float16"):
+            yield replace(plain, label=f"{name}-{dtype}", dtype=dtype)
+        for window in (1, 16, 33, 128):
+            yield replace(plain, label=f"{name}-window{window}", window=window)
+        yield replace(plain, label=f"{name}-cap", soft_cap=5.0)
+        yield replace(plain, label=f"{name}-sinks", sinks=True)
+        everything = replace(plain, window=100, soft_cap=20.0, sinks=True)
+        for dtype in ("float32", "bfloat16"):
+            yield replace(everything, label=f"{name}-{dtype}-window-cap-sinks", dtype=dtype)
+        yield replace(plain, label=f"{name}-float32-over-bfloat16", kv_dtype="bfloat16")
+    for name in ("decode", "mixed"):
+        plain = AttentionCase(label=name, requests=_BATCHES[name][0], decodes=_BATCHES[name][1])
+        for heads, kv_heads in ((1, 1), (4, 4), (6, 1), (8, 2), (14, 2)):
+            yield replace(plain, label=f"{name}-{heads}/{kv_heads}", num_heads=heads, num_kv_heads=kv_heads)
+        for size, dtype in itertools.product((32, 80, 96, 128, 192, 256), ("float32", "bfloat16")):
+            yield replace(plain, label=f"{name}-head{size}-{dtype}", head_size=size, dtype=dtype)
+        for block in (1, 5, 8, 32, 128):
+            yield replace(plain, label=f"{name}-block{block}", block_size=block)
+    # Where one cut of a long context meets the next, in powers of two and the blocks around them.
+    edges = tuple((length + off, 1) for length in (64, 128, 256, 512, 1024) for off in (-1, 0, 1))
+    yield AttentionCase(label="decode-edges", requests=edges, decodes=len(edges))
+    yield AttentionCase(label="decode-edges-bfloat16", requests=edges, decodes=len(edges), dtype="bfloat16")
+    edges = tuple((16 * blocks + off, tokens) for blocks in (1, 4) for off in (-1, 0, 1) for tokens in (1, 2, 15))
+    yield AttentionCase(label="chunk-edges", requests=edges)
+    for window in (15, 16, 17, 64):
+        yield AttentionCase(label=f"chunk-edges-window{window}", requests=edges, window=window)
+    yield AttentionCase(label="long-prefill", requests=((1500, 1500), (2600, 500)), num_kv_heads=1)
+    yield AttentionCase(label="long-prefill-window", requests=((1500, 1500), (2600, 500)), window=300)
+    yield AttentionCase(label="long-prefill-cap", requests=((700, 700), (1600, 300)), soft_cap=10.0)
+
+
+def check_attention(backend: AttentionBackend, device: Device, case: AttentionCase, seed: int = 0) -> None:
+    """Run a case on a backend that does not reject it.
+
+    Raises:
+        AssertionError: when the result is further from dense attention than the type explains, or depends on the
+            requests that share the batch.
+    """
+    scene = _Scene(backend, device, case, seed)
+    together = scene.run(range(len(case.requests)))
+    tolerance = max(TOLERANCE[case.dtype], TOLERANCE[case.kv_dtype or case.dtype])
+    for index, request in enumerate(case.requests):
+        where = f"{case.label}, request {index} {request}"
+        _assert_near(together[index].double(), scene.dense(index), tolerance, f"{where} against dense attention")
+        (alone,) = scene.run([index])
+        _assert_near(together[index], alone, tolerance, f"{where} against the same request alone")
+
+
+def _assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, where: str) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance, msg=lambda text: f"{where}: {text}")
+
+
+class _Scene:
+    """A backend's layer with a cache that holds every request's context."""
+
+    def __init__(self, backend: AttentionBackend, device: Device, case: AttentionCase, seed: int) -> None:
+        self._case = case
+        self._device = device.torch_device
+        self._rng = np.random.default_rng(seed)
+        generator = torch.Generator().manual_seed(seed)
+        dtype, kv_dtype = getattr(torch, case.dtype), getattr(torch, case.kv_dtype or case.dtype)
+        heads, size = case.num_heads, case.head_size
+        self._q = [torch.randn(new, heads, size, generator=generator).to(dtype) for _, new in case.requests]
+        self._kv = [
+            torch.randn(2, length, case.num_kv_heads, size, generator=generator).to(kv_dtype)
+            for length, _ in case.requests
+        ]
+        self._sinks = torch.randn(heads, generator=generator) if case.sinks else None
+        self._tables, self._num_blocks = self._draw_tables()
+        spec = KVSpec(
+            num_kv_heads=case.num_kv_heads, head_size=size, dtype=case.kv_dtype or case.dtype, window=case.window
+        )
+        config = AttentionLayerConfig(
+            layer=0,
+            num_heads=heads,
+            num_kv_heads=case.num_kv_heads,
+            head_size=size,
+            scale=size**-0.5,
+            window=case.window,
+            soft_cap=case.soft_cap,
+            sinks=case.sinks,
+        )
+        layout = backend.layout(spec, case.block_size, self._num_blocks)
+        assert layout.dtype == spec.dtype
+        self._slot_dtype = layout.slot_dtype
+        self._cache = torch.full(layout.shape, torch.nan, dtype=kv_dtype, device=self._device)
+        assert self._cache.nbytes == layout.block_bytes * self._num_blocks
+        limits = BatchLimits(max_tokens=8192, max_requests=256)
+        self._planner = backend.planner(device, spec, case.block_size, limits)
+        self._layer = backend.layer(config, case.block_size)
+        for index, (length, _) in enumerate(case.requests):
+            kept = np.arange(self._first_kept(index), length)
+            k, v = (side[kept].to(dtype).to(self._device) for side in self._kv[index])
+            self._layer.write(self._cache, k, v, self._slots(index, kept))
+
+    def _first_kept(self, index: int) -> int:
+        """Return the first position that some query of the request sees."""
+        length, new = self._case.requests[index]
+        return 0 if self._case.window is None else max(length - new - self._case.window + 1, 0)
+
+    def _draw_tables(self) -> tuple[list[np.ndarray], int]:
+        """Return block tables over shuffled blocks, block 0 for what left the window, and the number of blocks."""
+        needed = [-(-length // self._case.block_size) for length, _ in self._case.requests]
+        spare = 3
+        free = self._rng.permutation(np.arange(1, 1 + sum(needed) + spare)).astype(np.int32)
+        tables = []
+        for index, count in enumerate(needed):
+            table, free = free[:count].copy(), free[count:]
+            table[: self._first_kept(index) // self._case.block_size] = 0
+            tables.append(table)
+        return tables, 1 + sum(needed) + spare
+
+    def _slots(self, index: int, positions: np.ndarray) -> torch.Tensor:
+        block, offset = np.divmod(positions, self._case.block_size)
+        slots = self._tables[index][block].astype(self._slot_dtype) * self._case.block_size + offset
+        return torch.from_numpy(slots.astype(self._slot_dtype)).to(self._device)
+
+    def run(self, indices: range | list[int]) -> list[torch.Tensor]:
+        """Return the results per request for a batch of these requests."""
+        case = self._case
+        chosen = [case.requests[index] for index in indices]
+        new = np.array([tokens for _, tokens in chosen], np.int32)
+        lengths = np.array([length for length, _ in chosen], np.int32)
+        start = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
+        width = max(len(self._tables[index]) for index in indices)
+        # What follows a request's own blocks belongs to somebody else or was never written.
+        table = self._rng.integers(0, self._num_blocks, (len(new), width)).astype(np.int32)
+        for row, index in enumerate(indices):
+            table[row, : len(self._tables[index])] = self._tables[index]
+        steps = [
+            self._slots(index, np.arange(length - tokens, length))
+            for index, (length, tokens) in zip(indices, chosen, strict=True)
+        ]
+        view = BatchView(
+            num_requests=len(new),
+            num_decodes=sum(index < case.decodes for index in indices),
+            num_tokens=int(start[-1]),
+            query_start=torch.from_numpy(start).to(self._device),
+            query_start_host=start,
+            seq_lens=torch.from_numpy(lengths).to(self._device),
+            seq_lens_host=lengths,
+            block_table=torch.from_numpy(table).to(self._device),
+            block_table_host=table,
+            slots=torch.cat(steps),
+            max_query_len=int(new.max()),
+            max_seq_len=int(lengths.max()),
+            block_size=case.block_size,
+        )
+        q = torch.cat([self._q[index] for index in indices]).to(self._device)
+        sinks = None if self._sinks is None else self._sinks.to(self._device)
+        out = self._layer.forward(q, self._cache, self._planner.plan(view), sinks)
+        assert out.shape == q.shape
+        assert out.dtype == q.dtype
+        return [out[low:high].cpu() for low, high in itertools.pairwise(start)]
+
+    def dense(self, index: int) -> torch.Tensor:
+        """Return the request's attention in float64, from its definition."""
+        case = self._case
+        length, new = case.requests[index]
+        ratio = case.num_heads // case.num_kv_heads
+        q = self._q[index].double().transpose(0, 1)
+        k, v = (side.double().transpose(0, 1).repeat_interleave(ratio, 0) for side in self._kv[index])
+        scores = q @ k.transpose(1, 2) * case.head_size**-0.5
+        if case.soft_cap is not None:
+            scores = case.soft_cap * torch.tanh(scores / case.soft_cap)
+        distance = torch.arange(length - new, length)[:, None] - torch.arange(length)
+        hidden = distance < 0
+        if case.window is not None:
+            hidden |= distance >= case.window
+        scores = scores.masked_fill(hidden, -torch.inf)
+        if self._sinks is not None:
+            sink = self._sinks.double().view(-1, 1, 1).expand(-1, new, 1)
+            scores = torch.cat((scores, sink), -1)
+        probs = torch.softmax(scores, -1)[..., :length]
+        return torch.matmul(probs, v).transpose(0, 1)
