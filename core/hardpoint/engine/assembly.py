@@ -20,11 +20,12 @@ from hardpoint.contract.limits import BatchLimits
 from hardpoint.contract.platform import Adjustment, ModelShape, Platform
 from hardpoint.contract.policy import SchedulingPolicy
 from hardpoint.contract.runner import Executor
+from hardpoint.engine.announcer import Announcer
 from hardpoint.engine.kv_groups import plan_kv
 from hardpoint.engine.loop import EngineLoop
 from hardpoint.engine.messages import EngineInfo
 from hardpoint.executor.launch import RunnerLaunch
-from hardpoint.plugins import Catalogue, Refusal
+from hardpoint.plugins import Catalogue, Events, Refusal
 from hardpoint.plugins import choose as choose_plugin
 from hardpoint.scheduler import Scheduler
 from hardpoint.weights import ModelFiles, model_shape, resolve
@@ -43,6 +44,7 @@ class Setup:
         devices: one per rank.
         limits: bounds on a step.
         depth: steps in flight.
+        events: plugins that listen.
         refused: platforms that were not chosen, with reasons.
     """
 
@@ -54,6 +56,7 @@ class Setup:
     devices: tuple[DeviceInfo, ...]
     limits: BatchLimits
     depth: int
+    events: Events
     refused: tuple[Refusal, ...] = ()
 
 
@@ -64,6 +67,8 @@ def choose(config: EngineConfig) -> Setup:
         ConfigError, PluginError, CheckpointError: with the setting, the reason and the way out.
     """
     catalogue = Catalogue.of(config.plugins)
+    events = Events.of(catalogue)
+    events.emit("plugins_selected", selection=catalogue.selection())
     files = resolve(config.model, catalogue)
     shape = model_shape(files)
     chosen = choose_plugin(catalogue, "platforms", config.platform.platform)
@@ -79,6 +84,7 @@ def choose(config: EngineConfig) -> Setup:
         Adjustment(field="scheduler.max_num_seqs", value=limits.max_requests, reason="the platform's limit"),
     ]
     config = apply_adjustments(config, platform.name, settled)
+    events.emit("config_ready", config=config)
     return Setup(
         config=config,
         files=files,
@@ -88,6 +94,7 @@ def choose(config: EngineConfig) -> Setup:
         devices=devices,
         limits=limits,
         depth=2 if config.scheduler.async_scheduling else 1,
+        events=events,
         refused=chosen.refused,
     )
 
@@ -100,49 +107,93 @@ def assemble(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
     """
     began = time.perf_counter()
     setup = choose(config)
-    config, catalogue = setup.config, setup.catalogue
-    policy = cast("SchedulingPolicy", catalogue.create("schedulers", config.scheduler.scheduling_policy))
-    executor = cast("Executor", catalogue.create("executors", config.parallel.executor or "", _launches(setup)))
+    policy = cast("SchedulingPolicy", setup.catalogue.create("schedulers", setup.config.scheduler.scheduling_policy))
+    setup.events.emit("engine_starting", config=setup.config)
+    loaded = _load(setup)
+    setup.events.emit("model_loaded", model=setup.files.name, seconds=loaded.seconds)
+    try:
+        loaded.executor.start(loaded.kv)
+        scheduler = Scheduler(
+            loaded.config,
+            setup.limits,
+            loaded.kv,
+            max_model_len=_length(loaded.config),
+            vocab_size=setup.shape.vocab_size,
+            policy=policy,
+        )
+        info = _info(setup, loaded, time.perf_counter() - began)
+        _report(info)
+        setup.events.emit("engine_started", info=info)
+    except BaseException:
+        loaded.executor.close()
+        raise
+    announcer = Announcer(setup.events) if setup.events.names else None
+    return EngineLoop(scheduler, loaded.executor, depth=setup.depth, announcer=announcer), info
+
+
+def preview(config: EngineConfig) -> EngineInfo:
+    """Return what :func:`assemble` would choose, without allocating a cache or taking requests.
+
+    The model is built and its weights are made as ``config.model.load_format`` says; ``"dummy"`` needs no weight files.
+
+    Raises:
+        ConfigError, PluginError, CheckpointError, MemoryBudgetError: as :func:`assemble` would.
+    """
+    began = time.perf_counter()
+    setup = choose(config)
+    setup.catalogue.select("schedulers", setup.config.scheduler.scheduling_policy)
+    loaded = _load(setup)
+    try:
+        return _info(setup, loaded, time.perf_counter() - began)
+    finally:
+        loaded.executor.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A loaded model and how its cache is to be divided; ``config`` has the block size, ``seconds`` is loading's."""
+
+    config: EngineConfig
+    executor: Executor
+    kv: KVPlan
+    seconds: float
+
+
+def _load(setup: Setup) -> _Loaded:
+    config, began = setup.config, time.perf_counter()
+    executor = cast("Executor", setup.catalogue.create("executors", config.parallel.executor or "", _launches(setup)))
     try:
         executor.load()
-        budget = executor.kv_budget()
-        length = cast("int", config.model.max_model_len)
+        seconds = time.perf_counter() - began
         kv = plan_kv(
             executor.kv_specs(),
-            budget,
+            executor.kv_budget(),
             executor.block_bytes,
-            max_model_len=length + setup.limits.lookahead,
+            max_model_len=_length(config) + setup.limits.lookahead,
             max_requests=setup.limits.max_requests,
             max_tokens=setup.limits.max_tokens,
         )
-        config = apply_adjustments(
-            config,
-            "hardpoint",
-            [Adjustment(field="cache.block_size", value=kv.block_size, reason="the attention backend's preference")],
-        )
-        executor.start(kv)
     except BaseException:
         executor.close()
         raise
-    scheduler = Scheduler(
-        config,
-        setup.limits,
-        kv,
-        max_model_len=length,
-        vocab_size=setup.shape.vocab_size,
-        policy=policy,
-    )
-    info = EngineInfo(
+    settled = Adjustment(field="cache.block_size", value=kv.block_size, reason="the attention backend's preference")
+    return _Loaded(config=apply_adjustments(config, "hardpoint", [settled]), executor=executor, kv=kv, seconds=seconds)
+
+
+def _length(config: EngineConfig) -> int:
+    return cast("int", config.model.max_model_len)
+
+
+def _info(setup: Setup, loaded: _Loaded, seconds: float) -> EngineInfo:
+    return EngineInfo(
         model=setup.files.name,
-        max_model_len=length,
+        max_model_len=_length(loaded.config),
         vocab_size=setup.shape.vocab_size,
-        num_blocks=kv.num_blocks - 1,
-        block_size=kv.block_size,
-        config=config.to_dict(),
-        description=_describe(setup, config, kv, executor, time.perf_counter() - began),
+        num_blocks=loaded.kv.num_blocks - 1,
+        block_size=loaded.kv.block_size,
+        config=loaded.config.to_dict(),
+        description=_describe(setup, loaded.config, loaded.kv, loaded.executor, seconds),
     )
-    _report(info)
-    return EngineLoop(scheduler, executor, depth=setup.depth), info
 
 
 def _choose_devices(config: EngineConfig, platform: Platform) -> tuple[DeviceInfo, ...]:

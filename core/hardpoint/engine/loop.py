@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hardpoint.contract.errors import EngineDeadError, QueueFullError, RequestError
 from hardpoint.contract.runner import Executor, Pending
 from hardpoint.contract.step import EMPTY, StepPlan
+from hardpoint.engine.announcer import Announcer
 from hardpoint.engine.messages import EngineOutputs, EngineRequest, Finish
 from hardpoint.scheduler import Scheduler
 
@@ -22,12 +23,16 @@ class EngineLoop:
         scheduler: decides what runs.
         executor: loaded and started.
         depth: steps in flight; with 2 the next step is planned and submitted before the last one's tokens are known.
+        announcer: tells plugins what happens, ``None`` when none listens.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, *, depth: int = 1) -> None:
+    def __init__(
+        self, scheduler: Scheduler, executor: Executor, *, depth: int = 1, announcer: Announcer | None = None
+    ) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._depth = depth
+        self._announcer = announcer
         self._in_flight: deque[tuple[StepPlan, Pending]] = deque()
         self._refused: list[Finish] = []
         self._cause: str | None = None
@@ -44,6 +49,9 @@ class EngineLoop:
         except (RequestError, QueueFullError) as error:
             kind = type(error).__name__
             self._refused += [Finish(h, "error", error=str(error), error_type=kind) for h in request.handles]
+        else:
+            if self._announcer is not None:
+                self._announcer.added(request)
 
     def abort(self, handles: Sequence[int]) -> None:
         """End sequences; their blocks are free when this returns (or when the step in flight has passed them)."""
@@ -59,9 +67,13 @@ class EngineLoop:
             raise EngineDeadError(self._cause)
         try:
             outputs = self._advance()
+            if self._announcer is not None:
+                self._announcer.stepped(outputs)
         except Exception as error:
             self._cause = f"a step failed with {type(error).__name__}: {error}"
             log.exception("the engine stops: %s", self._cause)
+            if self._announcer is not None:
+                self._announcer.failed(self._cause)
             raise EngineDeadError(self._cause) from error
         if self._refused:
             outputs = outputs or _empty()
@@ -76,7 +88,11 @@ class EngineLoop:
     def close(self) -> None:
         """End workers and give devices back; steps in flight are dropped."""
         self._in_flight.clear()
-        self._executor.close()
+        try:
+            if self._announcer is not None:
+                self._announcer.stopping()
+        finally:
+            self._executor.close()
 
     def _advance(self) -> EngineOutputs | None:
         while len(self._in_flight) < self._depth:

@@ -79,6 +79,11 @@ class Events:
         self._critical[name] = critical
         self._listeners = {event: self._ordered(event) for event in self._parameters}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the plugins that are registered."""
+        return tuple(self._critical)
+
     def listened(self, event: str) -> bool:
         """Whether anybody listens to ``event``: ask before gathering what it would say."""
         return bool(self._listeners.get(event))

@@ -102,7 +102,8 @@ class TorchRunner:
             lines.append(("free after loading", memory.free))
         asked = cache.kv_cache_memory
         if cache.num_blocks is not None:
-            return KVBudget(block_size=self._attention.block_size, num_blocks=cache.num_blocks, report=tuple(lines))
+            self._memory = tuple(lines)
+            return KVBudget(block_size=self._attention.block_size, num_blocks=cache.num_blocks, report=self._memory)
         if asked is None:
             if memory.free is None:
                 raise MemoryBudgetError("the device cannot tell its free memory; set --kv-cache-memory")
