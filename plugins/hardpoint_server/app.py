@@ -20,6 +20,7 @@ import hardpoint
 from hardpoint.config.server import ServerConfig
 from hardpoint.contract.errors import PluginError
 from hardpoint.contract.routes import RouteSet
+from hardpoint.engine.async_engine import AsyncEngine
 from hardpoint.outputs import RequestOutput
 from hardpoint.params import SamplingParams
 from hardpoint.plugins import Catalogue
@@ -32,7 +33,7 @@ from hardpoint_server.middleware import Auth, BodyLimit, Boundary
 class EngineServing:
     """The :class:`hardpoint.contract.routes.Serving` of one engine."""
 
-    def __init__(self, engine: Any, config: ServerConfig) -> None:
+    def __init__(self, engine: AsyncEngine, config: ServerConfig) -> None:
         """Offer ``engine`` under the names that its configuration gives, or under the model's own."""
         self.engine = engine
         self.config = config
@@ -58,11 +59,11 @@ class EngineServing:
         return self.metrics.watch(outputs, params)
 
 
-def create_app(engine: Any, config: ServerConfig, catalogue: Catalogue) -> FastAPI:
+def create_app(engine: AsyncEngine, config: ServerConfig, catalogue: Catalogue) -> FastAPI:
     """Return the application that offers ``engine``.
 
     Args:
-        engine: a :class:`hardpoint.engine.async_engine.AsyncEngine`.
+        engine: a started one.
         config: the server's settings.
         catalogue: where route sets come from.
 

@@ -27,7 +27,7 @@ from hardpoint_server.sse import DONE, ChunkWriter
 ROLE = "assistant"
 #: Template variables that are parameters of their own, or the server's; ``chat_template_kwargs`` must not set them.
 _RESERVED = frozenset(
-    {"messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+    {"messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
 )
 
 
@@ -46,7 +46,7 @@ class ChatJob(Job):
         self.params = sampling_params(
             request,
             serving.config,
-            defaults=serving.engine.sampling_defaults,
+            defaults=self.recommended(),
             max_tokens=most,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
@@ -63,9 +63,8 @@ class ChatJob(Job):
         variables = dict(request.chat_template_kwargs or {})
         if clash := sorted(_RESERVED & variables.keys()):
             raise invalid(f"chat_template_kwargs must not set {', '.join(clash)}", "chat_template_kwargs")
-        for name in ("documents", "reasoning_effort"):
-            if (value := getattr(request, name)) is not None:
-                variables[name] = value
+        if request.reasoning_effort is not None:
+            variables["reasoning_effort"] = request.reasoning_effort
         final = bool(request.continue_final_message)
         prompted = not final if request.add_generation_prompt is None else request.add_generation_prompt
         if final and prompted:
@@ -76,6 +75,7 @@ class ChatJob(Job):
             self.messages,
             # Without its tools the model cannot call one, which is what "none" promises.
             tools=None if request.tool_choice == "none" else request.tools,
+            documents=request.documents,
             add_generation_prompt=prompted,
             continue_final_message=final,
             chat_template=request.chat_template,
@@ -156,4 +156,5 @@ class ChatJob(Job):
             completion.logprobs or [],
             self.request.top_logprobs or 0,
             as_ids=bool(self.request.return_tokens_as_token_ids),
+            bytes_of=self.bytes_of,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,22 @@ class Job:
             priority=request.priority or 0,
             cache_salt=request.cache_salt,
         )
+
+    def recommended(self) -> dict[str, Any]:
+        """Return what the model recommends for sampling, where that is not the usual default."""
+        # SamplingParams leave out what is default when they are turned into plain data.
+        made: dict[str, Any] = msgspec.to_builtins(self.serving.engine.default_sampling_params())
+        return made
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``, special tokens included; nothing without a tokenizer."""
+        tokenizer = self.serving.engine.tokenizer
+        return "" if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=False)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        """Return the bytes that a token stands for, where the tokenizer knows them."""
+        tokenizer = self.serving.engine.tokenizer
+        return None if tokenizer is None else tokenizer.token_bytes(token)
 
     def count(self, output: RequestOutput, first: bool) -> None:
         """Add an output's new tokens to the tally."""

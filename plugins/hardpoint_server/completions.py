@@ -35,11 +35,10 @@ class CompletionJob(Job):
         # max_tokens=0 with echo scores a prompt; the engine generates one token, which is dropped.
         self.score_only = bool(request.echo and request.max_tokens == 0)
         wanted = 1 if self.score_only else request.max_tokens
-        defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **serving.engine.sampling_defaults}
         self.params = sampling_params(
             request,
             serving.config,
-            defaults=defaults,
+            defaults={"max_tokens": DEFAULT_MAX_TOKENS, **self.recommended()},
             max_tokens=wanted,
             logprobs=request.logprobs,
             prompts=len(self.prompts),
@@ -48,13 +47,17 @@ class CompletionJob(Job):
             self.params = self.params.replace(prompt_logprobs=request.logprobs)
         self._offsets: dict[int, int] = {}
 
-    def _streams(self) -> list[AsyncGenerator[RequestOutput, None]]:
-        return [self.run(prompt, self.params, self.request, part) for part, prompt in enumerate(self.prompts)]
+    async def _streams(self) -> list[AsyncGenerator[RequestOutput, None]]:
+        # All prompts are checked before the first one runs.
+        special = self.request.add_special_tokens
+        tokenize = self.serving.engine.tokenize
+        tokens = [await tokenize(prompt, add_special_tokens=special is not False) for prompt in self.prompts]
+        return [self.run(prompt, self.params, self.request, part) for part, prompt in enumerate(tokens)]
 
     async def answer(self) -> Envelope:
         """Return the whole answer."""
         choices: list[TextChoice] = []
-        async with aclosing(merge(self._streams())) as outputs:
+        async with aclosing(merge(await self._streams())) as outputs:
             async for part, output in outputs:
                 self._count(output, first=True)
                 choices += [self._choice(part, output, completion, opening=True) for completion in output.outputs]
@@ -66,7 +69,7 @@ class CompletionJob(Job):
         writer = ChunkWriter(self.envelope([], chunk=True))
         opened: set[int] = set()
         seen: set[int] = set()
-        async with aclosing(merge(self._streams())) as outputs:
+        async with aclosing(merge(await self._streams())) as outputs:
             async for part, output in outputs:
                 self._count(output, first=part not in seen)
                 seen.add(part)
@@ -114,7 +117,7 @@ class CompletionJob(Job):
     def _prompt_text(self, output: RequestOutput) -> str:
         if output.prompt is not None:
             return output.prompt
-        return str(self.serving.engine.decode(output.prompt_token_ids))
+        return self.decode(output.prompt_token_ids)
 
     def _logprobs(
         self, index: int, output: RequestOutput, completion: CompletionOutput, opening: bool
@@ -135,7 +138,7 @@ class CompletionJob(Job):
             top,
             offset=self._offsets.get(index, 0),
             as_ids=bool(self.request.return_tokens_as_token_ids),
-            decode=self.serving.engine.decode,
+            decode=self.decode,
         )
         self._offsets[index] = made.text_offset[-1] + len(made.tokens[-1])
         return made
@@ -160,13 +163,4 @@ def as_prompts(request: CompletionRequest) -> list[Any]:
         prompts = list(given)
     else:
         raise invalid("prompt mixes text and token ids; send all prompts in one of the two forms", "prompt")
-    return [_as_prompt(prompt, request) for prompt in prompts]
-
-
-def _as_prompt(prompt: str | list[int], request: CompletionRequest) -> dict[str, Any]:
-    if isinstance(prompt, list):
-        return {"prompt_token_ids": prompt}
-    made: dict[str, Any] = {"prompt": prompt}
-    if request.add_special_tokens is not None:
-        made["add_special_tokens"] = request.add_special_tokens
-    return made
+    return prompts

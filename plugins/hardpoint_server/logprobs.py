@@ -15,9 +15,22 @@ Position = Mapping[int, Logprob]
 
 
 def chat_logprobs(
-    token_ids: Sequence[int], positions: Sequence[Position], top: int, *, as_ids: bool = False
+    token_ids: Sequence[int],
+    positions: Sequence[Position],
+    top: int,
+    *,
+    as_ids: bool = False,
+    bytes_of: Callable[[int], bytes | None],
 ) -> ChatLogprobs:
-    """Return the chat shape: one entry per token, each with its ``top`` most likely alternatives."""
+    """Return the chat shape: one entry per token, each with its ``top`` most likely alternatives.
+
+    ``bytes_of`` gives a token's bytes: its text has U+FFFD where it holds part of a character.
+    """
+
+    def spelt(token_id: int, text: str) -> list[int]:
+        raw = None if as_ids else bytes_of(token_id)
+        return list(text.encode() if raw is None else raw)
+
     content = []
     for token_id, position in zip(token_ids, positions, strict=True):
         chosen = position[token_id]
@@ -26,10 +39,10 @@ def chat_logprobs(
             TokenLogprob(
                 token=text,
                 logprob=_finite(chosen.logprob),
-                bytes=list(text.encode()),
+                bytes=spelt(token_id, text),
                 top_logprobs=[
-                    TopLogprob(token=other, logprob=_finite(entry.logprob), bytes=list(other.encode()))
-                    for other, entry in _ranked(position, top, as_ids)
+                    TopLogprob(token=other, logprob=_finite(entry.logprob), bytes=spelt(other_id, other))
+                    for other_id, other, entry in _ranked(position, top, as_ids)
                 ],
             )
         )
@@ -57,7 +70,7 @@ def completion_logprobs(
         made.tokens.append(text)
         made.token_logprobs.append(None if chosen is None else _finite(chosen.logprob))
         made.top_logprobs.append(
-            {other: _finite(entry.logprob) for other, entry in _ranked(position, top, as_ids, chosen=token_id)}
+            {other: _finite(entry.logprob) for _, other, entry in _ranked(position, top, as_ids, chosen=token_id)}
             if position
             else None
         )
@@ -80,11 +93,11 @@ def prompt_logprobs(positions: Sequence[Position | None] | None) -> list[dict[in
     ]
 
 
-def _ranked(position: Position, top: int, as_ids: bool, chosen: int | None = None) -> list[tuple[str, Logprob]]:
+def _ranked(position: Position, top: int, as_ids: bool, chosen: int | None = None) -> list[tuple[int, str, Logprob]]:
     # Completions list the sampled token beside the most likely ones even when it is none of them.
     most = sorted(position.items(), key=lambda item: item[1].rank or 0)
     kept = [item for i, item in enumerate(most) if i < top or item[0] == chosen]
-    return [(_token(token_id, entry, as_ids), entry) for token_id, entry in kept]
+    return [(token_id, _token(token_id, entry, as_ids), entry) for token_id, entry in kept]
 
 
 def _token(token_id: int, entry: Logprob | None, as_ids: bool) -> str:

@@ -51,8 +51,7 @@ class HttpServer:
 async def _serve(
     engine_config: EngineConfig, server_config: ServerConfig, config: uvicorn.Config, bound: socket.socket
 ) -> int:
-    engine = await AsyncEngine.start(engine_config)
-    try:
+    async with AsyncEngine(engine_config) as engine:
         config.app = create_app(engine, server_config, Catalogue.of(engine_config.plugins))
         _log.info("serving at %s", address(server_config, bound))
         # uvicorn drains on the signals and then raises them once more; that second one must not end us unclean.
@@ -60,8 +59,6 @@ async def _serve(
             signal.signal(each, lambda number, frame: None)
         server = uvicorn.Server(config)
         await server.serve(sockets=[bound])
-    finally:
-        await engine.shutdown()
     return 0 if server.started else 1
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hardpoint.config import EngineConfig
     from hardpoint.config.server import ServerConfig
+    from hardpoint.engine.async_engine import AsyncEngine
     from hardpoint.outputs import RequestOutput
     from hardpoint.params import SamplingParams
 
@@ -32,7 +33,7 @@ class Serving(Protocol):
         registry: the ``prometheus_client`` registry behind ``/metrics``; a route set may add its own families.
     """
 
-    engine: Any
+    engine: AsyncEngine
     config: ServerConfig
     model_names: tuple[str, ...]
     fingerprint: str

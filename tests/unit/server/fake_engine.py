@@ -8,8 +8,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from hardpoint.config import EngineConfig
 from hardpoint.contract.errors import EngineDeadError
+from hardpoint.engine.inputs import PromptTokens
 from hardpoint.engine.messages import EngineInfo, SchedulerStats
 from hardpoint.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from hardpoint.params import SamplingParams
@@ -21,11 +24,21 @@ ANSWER = "Grüße aus Köln!"
 class Call:
     """What a request asked of the engine."""
 
-    prompt: Any
+    prompt: PromptTokens
     params: SamplingParams
     options: dict[str, Any]
     aborted: bool = False
     finished: bool = False
+
+
+class FakeTokenizer:
+    """One token a character, but the first byte of ü is a token's bytes: half a character."""
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        return "".join(map(chr, ids))
+
+    def token_bytes(self, token: int) -> bytes | None:
+        return chr(token).encode()[:1]
 
 
 @dataclass
@@ -43,11 +56,13 @@ class FakeEngine:
     pause: float = 0.0
     error: Exception | None = None
     fail_at: int = 0
-    fails: Callable[[Any], bool] = lambda prompt: True
+    fails: Callable[[PromptTokens], bool] = lambda prompt: True
+    adds_special_tokens: bool = False
     dead: str | None = None
     calls: list[Call] = field(default_factory=list)
     rendered: list[dict[str, Any]] = field(default_factory=list)
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
     info: EngineInfo = field(
         default_factory=lambda: EngineInfo(
             model="fake",
@@ -67,25 +82,27 @@ class FakeEngine:
         if self.dead:
             raise EngineDeadError(self.dead)
 
-    def decode(self, ids: list[int]) -> str:
-        return "".join(map(chr, ids))
+    def default_sampling_params(self) -> SamplingParams:
+        return SamplingParams(**self.sampling_defaults)
 
-    def token_bytes(self, token: int) -> bytes | None:
-        return chr(token).encode()
+    async def tokenize(self, prompt: str | list[int], *, add_special_tokens: bool = True) -> PromptTokens:
+        if isinstance(prompt, list):
+            return PromptTokens(token_ids=np.array(prompt, np.int32))
+        start = "\x01" if add_special_tokens and self.adds_special_tokens else ""
+        return PromptTokens(token_ids=np.array(list(map(ord, start + prompt)), np.int32), text=prompt)
 
-    async def render_chat(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    async def render_chat(self, messages: list[dict[str, Any]], **options: Any) -> PromptTokens:
         self.rendered.append({"messages": messages, **options})
         text = "".join(f"<{message['role']}>{message.get('content') or ''}" for message in messages)
-        return {"prompt": text, "prompt_token_ids": list(map(ord, text))}
+        return PromptTokens(token_ids=np.array(list(map(ord, text)), np.int32), text=text)
 
     async def generate(
-        self, prompt: Any, params: SamplingParams, **options: Any
+        self, prompt: PromptTokens, params: SamplingParams, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         call = Call(prompt, params, options)
         self.calls.append(call)
         await self.check_health()
-        text = prompt.get("prompt")
-        ids = prompt.get("prompt_token_ids") or list(map(ord, text))
+        text, ids = prompt.text, prompt.token_ids.tolist()
         length = min(len(self.answer), params.max_tokens or len(self.answer))
         reason = "length" if length < len(self.answer) or length == params.max_tokens else "stop"
         delta = params.output_kind == "delta"

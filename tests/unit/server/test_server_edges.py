@@ -229,7 +229,11 @@ class _Twice:
         from fastapi import APIRouter
 
         router = APIRouter()
-        router.add_api_route("/health", dict, methods=["GET"])
+
+        @router.get("/health")
+        def health():
+            return {}
+
         return router
 
 
@@ -328,7 +332,7 @@ def test_a_client_that_leaves_before_the_answer_aborts_its_request(stream):
 
 def test_one_failing_prompt_aborts_the_others(client, engine):
     engine.answer, engine.pause = "x" * 500, 0.01
-    engine.error, engine.fails = RequestError("bad", field="prompt"), lambda prompt: prompt["prompt"] == "bad"
+    engine.error, engine.fails = RequestError("bad", field="prompt"), lambda prompt: prompt.text == "bad"
     response = client.post("/v1/completions", {"prompt": ["good", "bad", "good"], "max_tokens": 500})
     assert response.status_code == 400
     assert len(engine.calls) == 3
