@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import httpx
@@ -38,8 +38,8 @@ class Remote:
         """Close the connection."""
         self._client.close()
 
-    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Post ``body`` and yield the chunks of the answer; leaving the iterator aborts it.
+    def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """Post ``body`` and yield the chunks of the answer; closing the generator aborts it.
 
         Raises:
             ServerError: with the server's own message.
