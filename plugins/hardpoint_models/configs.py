@@ -106,7 +106,9 @@ def gemma3(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]:
 
 def _refuse_bidirectional(nested: Mapping[str, Any]) -> None:
     if nested.get("use_bidirectional_attention"):
-        raise UnsupportedModelError("use_bidirectional_attention is true: the model is an encoder and generates no text")
+        raise UnsupportedModelError(
+            "use_bidirectional_attention is true: the model is an encoder and generates no text"
+        )
 
 
 def mixtral(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]:
@@ -122,9 +124,15 @@ def mixtral(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]
     return standard(raw, defaults)
 
 
+def _experts(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration in which the number of experts has one name."""
+    count = nested.get("num_experts", nested.get("num_local_experts"))
+    return dict(nested) if count is None else {**nested, "num_experts": count}
+
+
 def qwen2_moe(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]:
     """Qwen 2 MoE: routed experts in every ``decoder_sparse_step``-th layer, one shared expert beside them."""
-    nested = text_config(raw)
+    nested = _experts(text_config(raw))
     window = nested.get("sliding_window", 4096) if nested.get("use_sliding_window") else None
     first = nested.get("max_window_layers", 28)
     types = nested.get("layer_types") or [
@@ -149,7 +157,7 @@ def qwen2_moe(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, An
 
 def qwen3_moe(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]:
     """Qwen 3 MoE: no shared expert; a window in every layer when ``use_sliding_window``."""
-    nested = text_config(raw)
+    nested = _experts(text_config(raw))
     window = nested.get("sliding_window", 4096) if nested.get("use_sliding_window") else None
     defaults = {
         "hidden_act": "silu",

@@ -11,7 +11,9 @@ from hardpoint_models import configs
 VERSION: Final = (1, 0)
 
 
-def _model(name: str, implementation: str, config: Callable[..., dict[str, Any]], summary: str, **data: Any) -> Descriptor:
+def _model(
+    name: str, implementation: str, config: Callable[..., dict[str, Any]], summary: str, **data: Any
+) -> Descriptor:
     return Descriptor(
         kind="models",
         name=name,

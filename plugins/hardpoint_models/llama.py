@@ -46,7 +46,9 @@ class Qwen3(Decoder):
         c = build.config
         bias = bool(c.get("attention_bias"))
         attention = SelfAttention(build, f"{path}.self_attn", index, qkv_bias=bias, out_bias=bias, qk_norm=0.0)
-        return PreNormLayer(build, path, attention, GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"]))
+        return PreNormLayer(
+            build, path, attention, GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"])
+        )
 
 
 class Phi3(Decoder):

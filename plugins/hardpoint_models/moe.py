@@ -90,7 +90,9 @@ class QwenMoe(Decoder):
     shared = False
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
-        return PreNormLayer(build, path, self.attention(build, f"{path}.self_attn", index), self.mlp(build, path, index))
+        return PreNormLayer(
+            build, path, self.attention(build, f"{path}.self_attn", index), self.mlp(build, path, index)
+        )
 
     def attention(self, build: ModelBuild, path: str, index: int) -> SelfAttention:
         """Return a layer's attention."""

@@ -55,7 +55,7 @@ class Olmo2Attention:
         self.out = build.head_row_linear(f"{path}.o_proj", heads, size, hidden, bias=bias)
 
     def __call__(self, x: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
-        q, k, v = self.qkv(x).split(self.widths, -1)
+        q, k, v = torch.split(self.qkv(x), self.widths, -1)
         return self.out(self.attention.rotate_and_attend(self.q_norm(q), self.k_norm(k), v, positions, step))
 
 

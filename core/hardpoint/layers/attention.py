@@ -115,7 +115,8 @@ class Attention:
     ) -> torch.Tensor:
         """Attend from separate projections [T, heads * head_size] that the model normed itself."""
         size = self.config.head_size
-        q, k, v = q.unflatten(1, (-1, size)), k.unflatten(1, (-1, size)), v.unflatten(1, (-1, size))
+        tokens = q.shape[0]
+        q, k, v = (x.reshape(tokens, -1, size) for x in (q, k, v))
         if self._rotary is not None:
             q, k = self._rotate(q, k, positions, self._rotary, self._interleaved)
         return self.attend(q, k, v, step)

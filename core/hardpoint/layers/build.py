@@ -52,6 +52,8 @@ class ModelBuild:
         trust_remote_code: whether code of the checkpoint may run.
         parameters, attention_layers, linears: what the model made, in order.
         ignored: regular expressions of checkpoint tensors that the model does not need.
+        loader: set by a model whose weights another library reads; called with the load format.
+        refusals: linear kernel -> why it was passed over, for the first layer it refused.
     """
 
     config: Mapping[str, Any]
@@ -71,6 +73,7 @@ class ModelBuild:
     attention_layers: list[Attention] = field(default_factory=list)
     linears: list[Linear | Head] = field(default_factory=list)
     ignored: list[str] = field(default_factory=lambda: [r"\.rotary_emb\.inv_freq$"])
+    loader: Callable[[str], None] | None = None
     refusals: dict[str, list[str]] = field(default_factory=dict)
     _tables: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -131,9 +134,7 @@ class ModelBuild:
         mine = self.share(columns, f"the input size of {path}")
         return Linear(self, (Part((path,), rows, 0, rows),), columns, mine, bias=bias, reduce=reduce)
 
-    def head_row_linear(
-        self, path: str, num_heads: int, head_size: int, rows: int, *, bias: bool = False
-    ) -> Linear:
+    def head_row_linear(self, path: str, num_heads: int, head_size: int, rows: int, *, bias: bool = False) -> Linear:
         """Return the projection behind attention: split by columns along head borders."""
         start, stop = self.share(num_heads, "the number of attention heads")
         mine = (start * head_size, stop * head_size)
@@ -162,7 +163,11 @@ class ModelBuild:
         q, kv = self.heads(num_heads, num_kv_heads)
         parts = tuple(
             Part((f"{path}.{name}",), count * head_size, mine.start * head_size, mine.stop * head_size)
-            for name, count, mine in (("q_proj", num_heads, q), ("k_proj", num_kv_heads, kv), ("v_proj", num_kv_heads, kv))
+            for name, count, mine in (
+                ("q_proj", num_heads, q),
+                ("k_proj", num_kv_heads, kv),
+                ("v_proj", num_kv_heads, kv),
+            )
         )
         return Linear(self, parts, columns, (0, columns), bias=bias, fused=fused and f"{path}.{fused}")
 

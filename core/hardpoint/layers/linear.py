@@ -148,7 +148,9 @@ class Linear:
         self.tensors[suffix] = tensor
         self._stacks[suffix] = axis
         ways = sources.ways(suffix, specs, tensor, axis)
-        build.parameters.append(Parameter(f"{self.path}.{suffix}", tensor, ways, optional=specs[0].optional, packed=True))
+        build.parameters.append(
+            Parameter(f"{self.path}.{suffix}", tensor, ways, optional=specs[0].optional, packed=True)
+        )
 
     def _joined(self, suffix: str) -> torch.Tensor:
         """Return a stored tensor for all parts; a tensor that belongs to whole parts must be the same in each."""
@@ -227,9 +229,7 @@ class _Sources:
             row += part.rows
         return tuple(tuple(way) for way in ways)
 
-    def _source(
-        self, name: str, spec: TensorSpec, start: int, stop: int, rows: int, shape: tuple[int, ...]
-    ) -> Source:
+    def _source(self, name: str, spec: TensorSpec, start: int, stop: int, rows: int, shape: tuple[int, ...]) -> Source:
         region = list(whole(shape))
         if spec.out_axis is not None:
             region[spec.out_axis] = _scaled(name, start, stop, rows, shape[spec.out_axis])

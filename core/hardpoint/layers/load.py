@@ -97,9 +97,11 @@ def load_model(
         trust_remote_code=files.ref.trust,
     )
     model = cast("CausalModel", catalogue.create("models", files.plugin, build))
+    if build.loader is not None:
+        build.loader(config.model.load_format)
     if config.model.load_format == "dummy":
         random_weights(build, config.model.seed)
-    else:
+    elif build.loader is None:
         load_weights(build, files.folder, progress=progress)
     build.finish()
     return LoadedModel(

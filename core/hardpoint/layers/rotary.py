@@ -55,7 +55,7 @@ class RopeSpec:
             kind = self.params.get("rope_type")
             raise ConfigError(
                 f"rope_parameters of the model's config.json lack {name!r}, which rope_type {kind!r} needs; "
-                f'add it with --hf-overrides \'{{"rope_parameters": {{...}}}}\''
+                f"add it with --hf-overrides '{{\"rope_parameters\": {{...}}}}'"
             )
         return value
 

@@ -33,7 +33,12 @@ _MOE: Final[dict[str, Any]] = {
     "num_experts_per_tok": 2,
     "norm_topk_prob": True,
 }
-_GEMMA: Final[dict[str, Any]] = {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 16, "tie_word_embeddings": True}
+_GEMMA: Final[dict[str, Any]] = {
+    "head_dim": 32,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 16,
+    "tie_word_embeddings": True,
+}
 
 #: Architecture -> (model_type, settings beside the common ones).
 ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -50,7 +55,13 @@ ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "Qwen3MoeForCausalLM": ("qwen3_moe", {**_MOE, "head_dim": 32}),
     "GptOssForCausalLM": (
         "gpt_oss",
-        {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16, "intermediate_size": 64},
+        {
+            "head_dim": 32,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 16,
+            "intermediate_size": 64,
+        },
     ),
     "GPTNeoXForCausalLM": ("gpt_neox", {}),
     "StableLmForCausalLM": ("stablelm", {}),
@@ -158,7 +169,7 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
-        _spread(model)
+        _spread(model, "gemma" in model_type)
     path = Path(folder)
     model.save_pretrained(path)
     _state_architecture(path, architecture)
@@ -166,13 +177,15 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
 
 
 @torch.no_grad()
-def _spread(model: torch.nn.Module) -> None:
+def _spread(model: torch.nn.Module, scaled_embeddings: bool) -> None:
     """Give every tensor random values of a scale that keeps activations near one and logits apart."""
     for name, tensor in model.named_parameters():
         if tensor.dim() >= 2:
-            fan_in = tensor.shape[-2] if name.endswith(("experts.gate_up_proj", "experts.down_proj")) else tensor.shape[-1]
+            transposed = name.endswith(("experts.gate_up_proj", "experts.down_proj"))
+            fan_in = float(tensor.shape[-2 if transposed else -1])
             if "embed" in name or "wte" in name:
-                fan_in = 4
+                # Where vectors are scaled and the table is the head too, a wide one makes every token predict itself.
+                fan_in = fan_in / 2 if scaled_embeddings else 4.0
             tensor.normal_(0.0, 1.5 * fan_in**-0.5)
         elif "norm" in name or "ln_" in name:
             # Gemma stores the weight minus one; either way the factor stays near one.

@@ -3,7 +3,8 @@
 Importing this package loads no torch: clients read configurations too.
 """
 
-from hardpoint.weights.repo import ModelFiles, RepoRef, resolve
+from hardpoint.weights.hub import RepoRef
+from hardpoint.weights.repo import ModelFiles, resolve
 from hardpoint.weights.shape import model_shape
 
 __all__ = ["ModelFiles", "RepoRef", "model_shape", "resolve"]

@@ -41,8 +41,8 @@ def download(ref: RepoRef, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -61,7 +61,9 @@ def download(ref: RepoRef, *, weights: bool = True) -> Path:
             "then run `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise CheckpointError(f"{ref.id!r} on the hub has no revision {ref.revision!r}; see its branches and tags") from error
+        raise CheckpointError(
+            f"{ref.id!r} on the hub has no revision {ref.revision!r}; see its branches and tags"
+        ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
             f"there is no folder {ref.id!r} and no such repository on the hub (or it is private: `hf auth login`)"

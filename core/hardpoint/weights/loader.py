@@ -43,7 +43,9 @@ def load_weights(build: ModelBuild, folder: Path, *, progress: bool = False) -> 
         files = open_checkpoint(folder, stack)
         pieces = _choose(build.parameters, files, folder)
         _refuse_unexpected(files, build, folder)
-        for piece in tqdm(_in_file_order(pieces, files), total=len(pieces), disable=not progress, desc="weights", unit="part"):
+        for piece in tqdm(
+            _in_file_order(pieces, files), total=len(pieces), disable=not progress, desc="weights", unit="part"
+        ):
             parts = [_read(source, files[source.name]) for source in piece.sources]
             value = parts[0] if piece.convert is None else piece.convert(*(part.to(build.device) for part in parts))
             piece.target.copy_(value)
@@ -79,7 +81,9 @@ def open_checkpoint(folder: Path, stack: ExitStack) -> dict[str, tuple[Path, Any
             ) from error
         files.update((name, (path, handle)) for name in handle.keys())  # noqa: SIM118 - the handle is no mapping
     if names is not None and (lost := sorted(set(names) - set(files))):
-        raise CheckpointError(f"{index.name} lists {_list(lost)}, which its files do not hold; fetch the checkpoint again")
+        raise CheckpointError(
+            f"{index.name} lists {_list(lost)}, which its files do not hold; fetch the checkpoint again"
+        )
     return files
 
 
@@ -122,11 +126,10 @@ def _choose(parameters: Iterable[Parameter], files: Mapping[str, Any], folder: P
 
 def _absent(parameter: Parameter, files: Mapping[str, Any]) -> list[str]:
     """Return what is missing from the way that is nearest to complete."""
-    ways = [
-        [source.name for piece in way for source in piece.sources if source.name not in files]
-        for way in parameter.alternatives
-    ]
-    return min(ways, key=len)
+    ways = [[source.name for piece in way for source in piece.sources] for way in parameter.alternatives]
+    missing = [[name for name in way if name not in files] for way in ways]
+    nearest = min(range(len(ways)), key=lambda i: len(missing[i]) / len(ways[i]))
+    return missing[nearest]
 
 
 def _refuse_unexpected(files: Mapping[str, Any], build: ModelBuild, folder: Path) -> None:

@@ -141,8 +141,10 @@ def _merged(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     merged = dict(raw)
     for name, value in overrides.items():
         old = merged.get(name)
-        nested = name.endswith("_config") and isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merged(old, value) if nested else value
+        if name.endswith("_config") and isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(old, value)
+        else:
+            merged[name] = value
     return merged
 
 

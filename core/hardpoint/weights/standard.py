@@ -74,7 +74,9 @@ def positive_int(config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         said = "is missing" if value is None else f"is {value!r}"
-        raise CheckpointError(f"config.json: {name} {said}; it must be a positive whole number (or give it with --hf-overrides)")
+        raise CheckpointError(
+            f"config.json: {name} {said}; it must be a positive whole number (or give it with --hf-overrides)"
+        )
     return value
 
 
