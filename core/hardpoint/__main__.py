@@ -1,0 +1,5 @@
+"""``python -m hardpoint`` is ``hardpoint``."""
+
+from hardpoint.cli import main
+
+main()
