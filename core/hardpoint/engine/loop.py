@@ -79,6 +79,8 @@ class EngineLoop:
             outputs = outputs or _empty()
             outputs.finished.extend(self._refused)
             self._refused = []
+        if outputs is not None:
+            outputs.stats = self._scheduler.stats()
         return outputs
 
     def reset_prefix_cache(self) -> bool:
