@@ -27,17 +27,17 @@ class LazyGroup(click.Group):
 
     def __init__(self, *args: Any, commands_at: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._places = dict(commands_at)
+        self.places = dict(commands_at)
 
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the subcommands in the order in which they were given."""
-        return list(self._places)
+        return list(self.places)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return a subcommand, ``None`` for an unknown name."""
-        if name not in self._places:
+        if name not in self.places:
             return None
-        module, _, attribute = self._places[name][0].partition(":")
+        module, _, attribute = self.places[name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         if not any(parameter.name == "debug" for parameter in command.params):
             command.params.append(
@@ -56,13 +56,13 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the subcommand that ``arguments`` begin with; an unknown one is told with the nearest name."""
         name = arguments[0]
-        if name not in self._places and not name.startswith("-"):
-            near = difflib.get_close_matches(name, self._places, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(self._places)}."
+        if name not in self.places and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.places, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(self.places)}."
             context.fail(f"No such command {name!r}; {hint}")
         return super().resolve_command(context, arguments)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of subcommands without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in self._places.items()])
+            formatter.write_dl([(name, help) for name, (_, help) in self.places.items()])

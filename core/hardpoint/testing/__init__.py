@@ -1,0 +1,1 @@
+"""Test support that plugins can use too: tiny models, a device without hardware."""

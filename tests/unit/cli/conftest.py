@@ -1,0 +1,3 @@
+from throwaway import policy, site
+
+__all__ = ["policy", "site"]
