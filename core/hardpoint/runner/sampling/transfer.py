@@ -1,0 +1,27 @@
+"""Host arrays to the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hardpoint.contract.device import Device
+
+
+class Uploads:
+    """Copies small host arrays to a device without waiting for it."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device.torch_device
+        self._pin = device.caps.pinned_host
+
+    def __call__(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        """Return ``array`` on the device; it must not be written again, as the device may share or still read it."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._pin:
+            # Copies from pageable memory may wait for the device; the allocator keeps pinned pages until they are read.
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
