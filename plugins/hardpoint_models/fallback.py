@@ -101,7 +101,7 @@ class _Hidden(nn.Module):
         return _Output(last_hidden_state=self.value)
 
 
-class _Output(BaseModelOutputWithPast):
+class _Output(BaseModelOutputWithPast):  # type: ignore[misc]
     """A decoder's output whose further fields, which families name differently, are absent."""
 
     def __getattr__(self, name: str) -> None:

@@ -52,6 +52,7 @@ class ModelBuild:
         trust_remote_code: whether code of the checkpoint may run.
         parameters, attention_layers, linears: what the model made, in order.
         ignored: regular expressions of checkpoint tensors that the model does not need.
+        elsewhere: checkpoint tensors that only another rank holds.
         loader: set by a model whose weights another library reads; called with the load format.
         refusals: linear kernel -> why it was passed over, for the first layer it refused.
     """
@@ -73,6 +74,7 @@ class ModelBuild:
     attention_layers: list[Attention] = field(default_factory=list)
     linears: list[Linear | Head] = field(default_factory=list)
     ignored: list[str] = field(default_factory=lambda: [r"\.rotary_emb\.inv_freq$"])
+    elsewhere: set[str] = field(default_factory=set)
     loader: Callable[[str], None] | None = None
     refusals: dict[str, list[str]] = field(default_factory=dict)
     _tables: dict[str, torch.Tensor] = field(default_factory=dict)

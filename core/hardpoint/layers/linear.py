@@ -102,7 +102,9 @@ class Linear:
         for suffix in self._specs(build, parts[0].rows, columns):
             self._declare(build, sources, suffix)
         # Of ranks that sum their results exactly one adds the bias.
-        if bias and (not reduce or build.comm.rank == 0):
+        if bias and reduce and build.comm.rank > 0:
+            build.elsewhere.update(f"{path}.bias" for part in parts for path in part.paths)
+        elif bias:
             self.bias = build.empty((self.out_features,))
             specs = [TensorSpec(shape=(part.rows,), dtype=build.dtype_name) for part in parts]
             ways = sources.ways("bias", specs, self.bias, 0)

@@ -64,6 +64,7 @@ class Experts:
                 build.parameters.append(Parameter(name, self.down_bias, down_bias, fill="zeros"))
             else:
                 self.down_bias.zero_()
+                build.elsewhere.update(s.name for way in down_bias for piece in way for s in piece.sources)
 
 
 class MoE:

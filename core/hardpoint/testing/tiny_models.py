@@ -68,7 +68,10 @@ ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "CohereForCausalLM": ("cohere", {"tie_word_embeddings": True}),
     "Starcoder2ForCausalLM": ("starcoder2", {"sliding_window": None}),
     "GPT2LMHeadModel": ("gpt2", {"tie_word_embeddings": True}),
-    "Cohere2ForCausalLM": ("cohere2", {"tie_word_embeddings": True, "sliding_window": 16, "head_dim": 16}),
+    "Cohere2ForCausalLM": (
+        "cohere2",
+        {"tie_word_embeddings": True, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+    ),
 }
 
 #: Those of :data:`ARCHITECTURES` that run through the ``transformers`` fallback.

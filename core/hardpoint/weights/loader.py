@@ -133,7 +133,7 @@ def _absent(parameter: Parameter, files: Mapping[str, Any]) -> list[str]:
 
 
 def _refuse_unexpected(files: Mapping[str, Any], build: ModelBuild, folder: Path) -> None:
-    known = {
+    known = build.elsewhere | {
         source.name
         for parameter in build.parameters
         for way in parameter.alternatives
