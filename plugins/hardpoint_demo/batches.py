@@ -17,6 +17,7 @@ from hardpoint_demo.rendering import render
 # Row lengths; each divides TOKENS, so that every batch has the same number of positions.
 LENGTHS = (48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 TOKENS = 49152
+REPEAT_AFTER = 16  # chunks
 
 # Inputs and targets, int16 [rows, length]; a target of -1 carries no loss.
 Batch = tuple[np.ndarray, np.ndarray]
@@ -93,9 +94,15 @@ def stream(tokenizer_json: str, seed: int, chats: int, tokens: int, workers: int
             index += 1
     with multiprocessing.get_context("fork").Pool(workers, _start, (tokenizer_json,)) as pool:
         pending: deque = deque()
+        recent: deque[list[Batch]] = deque()
         index = 0
         while True:
             while len(pending) < 3 * workers:
                 pending.append(pool.apply_async(make_chunk, ((seed, index, chats, tokens),)))
                 index += 1
-            yield from pending.popleft().get()
+            chunk = pending.popleft().get()
+            yield from chunk
+            recent.append(chunk)
+            if len(recent) == REPEAT_AFTER:
+                # Each chunk comes a second time, much later: generating keeps up with a fast GPU, at no harm.
+                yield from reversed(recent.popleft())

@@ -39,7 +39,9 @@ def held_out_examples(kind: str, count: int, seed: int) -> list[Example]:
     return list(found.values())
 
 
-def evaluate(generate: Generate, per_kind: int = 200, seed: int = 0, kinds: list[str] | None = None) -> dict[str, Score]:
+def evaluate(
+    generate: Generate, per_kind: int = 200, seed: int = 0, kinds: list[str] | None = None
+) -> dict[str, Score]:
     """Ask `per_kind` held-out prompts of each kind in one call of `generate`, and grade the answers."""
     examples = [example for kind in kinds or list(KINDS) for example in held_out_examples(kind, per_kind, seed)]
     texts = generate([example.messages for example in examples], [example.tools for example in examples])

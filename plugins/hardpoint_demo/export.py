@@ -33,7 +33,8 @@ def save_model(shape: Shape, parameters: dict[str, Tensor], folder: Path, eos: i
     model = LlamaForCausalLM(config)
     weights = {name: value.detach().cpu() for name, value in parameters.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert missing in ([], ["lm_head.weight"]) and not unexpected, (missing, unexpected)
+    if set(missing) - {"lm_head.weight"} or unexpected:
+        raise ValueError(f"parameters do not fit the architecture: {missing=} {unexpected=}")
     model.tie_weights()
     model = model.to(torch.bfloat16)
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos, pad_token_id=pad)

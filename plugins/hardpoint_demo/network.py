@@ -7,8 +7,8 @@ checks that it computes what `LlamaForCausalLM` computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ class Network:
         self.parameters = parameters
         self.compute = compute
         self.cos, self.sin = rope_table(shape, parameters["model.norm.weight"].device)
-        wrap: Callable[..., Callable[..., Tensor]] = torch.compile if fuse else (lambda function: function)
+        wrap = partial(torch.compile, dynamic=False) if fuse else (lambda function: function)
         self._project = wrap(self._project_rows)
         self._finish = wrap(self._finish_rows)
         self._score = wrap(self._score_rows)

@@ -27,7 +27,10 @@ def orthogonalize(update: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """One `step(scale)` a batch; `scale` is the schedule's factor on both learning rates."""
+    """Set the rates with `set_rate`, then `step`; gradients are left for the caller to clear.
+
+    Both rates live in tensors, so that a captured CUDA graph of `step` sees new values.
+    """
 
     def __init__(
         self,
@@ -44,31 +47,34 @@ class Optimizer:
                 groups.setdefault(parameter.shape, []).append(parameter)
             else:
                 others.append(parameter)
-        cuda = others[0].is_cuda
+        cuda, device = others[0].is_cuda, others[0].device
         self._groups = [(members, torch.zeros_like(torch.stack(members))) for members in groups.values()]
-        self._orthogonalize = torch.compile(orthogonalize) if cuda else orthogonalize
-        self._adam = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0, fused=cuda)
+        self._orthogonalize = torch.compile(orthogonalize, dynamic=False) if cuda else orthogonalize
         self._matrix_rate, self._other_rate = matrix_rate, other_rate
+        self._matrix, self._other = torch.zeros((), device=device), torch.zeros((), device=device)
         self._decay, self._momentum = decay, momentum
-        self._all = [*others, *(member for members, _ in self._groups for member in members)]
+        betas = (0.9, 0.98)
+        self._adam = torch.optim.AdamW(
+            others, lr=self._other, betas=betas, eps=1e-10, weight_decay=0.0, fused=cuda, capturable=cuda
+        )
+
+    def set_rate(self, scale: float) -> None:
+        """Scale both learning rates; 1.0 is the peak."""
+        self._matrix.fill_(self._matrix_rate * scale)
+        self._other.fill_(self._other_rate * scale)
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
-        """Update every parameter from its gradient, then drop the gradients."""
-        rate = self._matrix_rate * scale
+    def step(self) -> None:
+        """Update every parameter from its gradient."""
         for members, velocity in self._groups:
             gradient = torch.stack([member.grad for member in members if member.grad is not None])
             velocity.lerp_(gradient, 1 - self._momentum)
             direction = self._orthogonalize(gradient.lerp(velocity, self._momentum))
             rows, columns = members[0].shape
-            factor = rate * math.sqrt(max(1.0, rows / columns))
-            torch._foreach_mul_(members, 1 - rate * self._decay)
-            torch._foreach_add_(members, list(direction.unbind(0)), alpha=-factor)
-        for group in self._adam.param_groups:
-            group["lr"] = self._other_rate * scale
+            stretch = math.sqrt(max(1.0, rows / columns))
+            torch._foreach_mul_(members, 1 - self._matrix * self._decay)
+            torch._foreach_sub_(members, list((direction * (self._matrix * stretch)).unbind(0)))
         self._adam.step()
-        for parameter in self._all:
-            parameter.grad = None
 
 
 def schedule(step: int, steps: int, warmup: int = 200) -> float:

@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
-from hardpoint_demo.batches import TOKENS, Batch, stream
+from hardpoint_demo.batches import TOKENS, stream
 from hardpoint_demo.card import write_card
 from hardpoint_demo.engines import transformers_engine
 from hardpoint_demo.evaluate import Score, as_json, evaluate, table
@@ -24,20 +24,21 @@ from hardpoint_demo.export import save_model
 from hardpoint_demo.network import Network, Shape, initial_parameters
 from hardpoint_demo.optimizer import Optimizer, schedule
 from hardpoint_demo.rendering import END, PAD
+from hardpoint_demo.stepper import Stepper
 from hardpoint_demo.tokenizer import save_tokenizer, train_tokenizer
 
 STEPS = 14000
+# The step at which `--minutes` fixes the number of steps; the schedule is still near its peak then.
+CALIBRATED = 1500
 
 
-def _to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    inputs, targets = (torch.from_numpy(array) for array in batch)
-    if device.type == "cuda":
-        inputs, targets = inputs.pin_memory(), targets.pin_memory()
-    return inputs.to(device, non_blocking=True).int(), targets.to(device, non_blocking=True).long()
+def _fitting(minutes: float, spent: float, per_step: float) -> int:
+    """How many steps fit into `minutes`, given the seconds spent up to step CALIBRATED and the seconds a step takes."""
+    return CALIBRATED + max(0, int((60 * minutes - spent) / per_step))
 
 
 def _assess(folder: Path, device: torch.device, per_kind: int) -> dict[str, Score]:
-    generate = transformers_engine(folder, device.type, batch_size=512 if device.type == "cuda" else 16)
+    generate = transformers_engine(folder, device.type, batch_size=1024 if device.type == "cuda" else 16)
     return evaluate(generate, per_kind)
 
 
@@ -62,36 +63,41 @@ def train(options: argparse.Namespace) -> dict[str, Score]:
     start = initial_parameters(shape, torch.Generator().manual_seed(options.seed))
     parameters = {name: value.to(device).requires_grad_() for name, value in start.items()}
     network = Network(shape, parameters, torch.bfloat16 if cuda else torch.float32, fuse=cuda)
-    optimizer = Optimizer(parameters)
+    step_once = Stepper(network, Optimizer(parameters), parameters, device)
     print(f"{sum(value.numel() for value in parameters.values())} parameters on {device.type}", flush=True)
 
-    since, waited, trained = time.perf_counter(), 0.0, 0
-    for step in range(options.steps):
-        inputs, targets = _to_device(upcoming, device)
-        loss = network.loss(inputs, targets)
-        loss.backward()
-        optimizer.step(schedule(step, options.steps))
+    steps, done, trained, waited = options.steps, 0, 0, 0.0
+    measured = time.perf_counter()
+    while done < steps:
+        step_once(upcoming, schedule(done, steps))
         trained += upcoming[0].size
+        done += 1
         asked = time.perf_counter()
         upcoming = next(batches)
         waited += time.perf_counter() - asked
-        done = step + 1
-        if done in (10, 50, 200, 500) or done % options.log_every == 0 or done == options.steps:
-            now = time.perf_counter()
+        if options.minutes and done == CALIBRATED - 500:
+            torch.cuda.synchronize()
+            measured = time.perf_counter()
+        if options.minutes and done == CALIBRATED:
+            torch.cuda.synchronize()
+            steps = _fitting(options.minutes, time.perf_counter() - began, (time.perf_counter() - measured) / 500)
+            print(f"{steps} steps fit into {options.minutes} minutes", flush=True)
+        if done in (10, 100, 300) or done % options.log_every == 0 or done == steps:
             print(
-                f"step {done} loss {loss.item():.4f} {trained / 1e6:.0f}M tokens {now - began:.0f} s "
-                f"(data waits {waited:.1f} s, {trained / (now - since) / 1e6:.2f}M tokens/s)",
+                f"step {done} loss {step_once.loss.item():.4f} {trained / 1e6:.0f}M positions "
+                f"{time.perf_counter() - began:.0f} s, of which {waited:.1f} s for data",
                 flush=True,
             )
-        if done % options.eval_every == 0 and done < options.steps:
+        if done % options.eval_every == 0 and done < steps:
             save_model(shape, parameters, options.out, eos, pad)
             scores = _assess(options.out, device, options.eval_prompts // 4)
-            print(f"step {done}: " + " ".join(f"{kind} {score.percent:.0f}" for kind, score in scores.items()), flush=True)
+            percents = " ".join(f"{kind} {score.percent:.0f}" for kind, score in scores.items())
+            print(f"step {done}: {percents}", flush=True)
     batches.close()
     save_model(shape, parameters, options.out, eos, pad)
     scores = _assess(options.out, device, options.eval_prompts)
     (options.out / "evaluation.json").write_text(as_json(scores) + "\n", encoding="utf-8")
-    write_card(options.out, shape, scores, options.steps, trained, options.seed)
+    write_card(options.out, shape, scores, steps, trained, options.seed)
     return scores
 
 
@@ -102,12 +108,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--minutes", type=float, help="take as many steps as fit instead (training alone)")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="positions a batch")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="0 generates in this process")
+    parser.add_argument(
+        "--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="0 generates in this process"
+    )
     parser.add_argument("--chunk-chats", type=int, default=12000, help="chats a worker generates at a time")
     parser.add_argument("--tokenizer-chats", type=int, default=20000)
     parser.add_argument("--eval-prompts", type=int, default=200, help="held-out prompts a kind at the end")
-    parser.add_argument("--eval-every", type=int, default=3500)
+    parser.add_argument("--eval-every", type=int, default=1_000_000, help="steps between checks")
     parser.add_argument("--log-every", type=int, default=1000)
     parser.add_argument("--show", type=int, default=0, help="print this many wrong answers a kind at the end")
     options = parser.parse_args(arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, exact, roughen, user, weighted
+from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, exact, listed, roughen, user, weighted
 
 KIND = "arithmetic"
 
@@ -33,8 +33,8 @@ _SUB_STORY = (
     "I had {a} {things} and lost {b} of them. How many do I have left?",
     "There were {a} {things} in the box and {b} were taken out. How many {things} are left?",
 )
-_NAMES = "Anna Tom Sarah Ben Lisa Max Omar Mia Ivan Lucy Sam Nina".split()
-_THINGS = "apples books coins pencils marbles eggs stamps cards oranges cookies balls stones".split()
+_NAMES = listed("Anna Tom Sarah Ben Lisa Max Omar Mia Ivan Lucy Sam Nina")
+_THINGS = listed("apples books coins pencils marbles eggs stamps cards oranges cookies balls stones")
 
 
 def _operand(rng: random.Random) -> int:
@@ -71,7 +71,8 @@ def _table(rng: random.Random, _split: str) -> Example:
     """Times table: training only, every pair is shown, so the evaluation never asks for it."""
     a, b = rng.randrange(13), rng.randrange(13)
     expression = weighted(
-        rng, [(3, f"{a} x {b}"), (3, f"{a} * {b}"), (4, f"{a} times {b}"), (1, f"{a}*{b}"), (1, f"{a} multiplied by {b}")]
+        rng,
+        [(3, f"{a} x {b}"), (3, f"{a} * {b}"), (4, f"{a} times {b}"), (1, f"{a}*{b}"), (1, f"{a} multiplied by {b}")],
     )
     text = roughen(rng, rng.choice(_ASK).format(e=expression))
     return Example(KIND, [user(text)], assistant(f"{a} x {b} = {a * b}."), ())

@@ -97,6 +97,11 @@ def favour(rng: random.Random, options: Sequence[T], favourite: int = 0, share: 
     return options[favourite % len(options)] if rng.random() < share else rng.choice(options)
 
 
+def listed(text: str, separator: str | None = None) -> list[str]:
+    """The entries of a word list written as one text."""
+    return text.split(separator)
+
+
 _PREFIXES = ("Please tell me: ", "Hey, ", "Hi! ", "Hello, ", "Quick question: ", "So, ", "OK, ", "Excuse me, ", "Um, ")
 _SUFFIXES = (" Thanks!", " please", ", please", " Thank you.", " thx", " :)")
 
@@ -109,6 +114,8 @@ def roughen(rng: random.Random, text: str) -> str:
         text = prefix + (text if keep or prefix.endswith(("! ", ": ")) else text[0].lower() + text[1:])
     if rng.random() < 0.08:
         text = text.rstrip(".?!") + rng.choice(_SUFFIXES)
+    if rng.random() < 0.15:
+        text = text.replace("hat's", "hats")
     draw_case = rng.random()
     if draw_case < 0.22:
         text = text.lower()
@@ -122,6 +129,35 @@ def roughen(rng: random.Random, text: str) -> str:
 
 
 _LOWERABLE = frozenset(
-    "What What's Which Who How Where When Why Tell Give Name Please Can Could Do Is Are Convert Add Subtract Compute "
-    "Calculate Work Express Change Write Make Invent I".split()
+    [
+        "What",
+        "What's",
+        "Which",
+        "Who",
+        "How",
+        "Where",
+        "When",
+        "Why",
+        "Tell",
+        "Give",
+        "Name",
+        "Please",
+        "Can",
+        "Could",
+        "Do",
+        "Is",
+        "Are",
+        "Convert",
+        "Add",
+        "Subtract",
+        "Compute",
+        "Calculate",
+        "Work",
+        "Express",
+        "Change",
+        "Write",
+        "Make",
+        "Invent",
+        "I",
+    ]
 )

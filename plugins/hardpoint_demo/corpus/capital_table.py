@@ -46,10 +46,8 @@ Vanuatu:Port Vila|Vatican City:Vatican City|Venezuela:Caracas|Vietnam:Hanoi|Yeme
 Zimbabwe:Harare|Scotland:Edinburgh|Wales:Cardiff|Northern Ireland:Belfast
 """
 
-CAPITALS: dict[str, str] = {
-    country: capital
-    for country, capital in (pair.split(":") for line in _TABLE.split("\n") for pair in line.split("|") if pair)
-}
+_PAIRS = (pair.split(":") for line in _TABLE.split("\n") for pair in line.split("|") if pair)
+CAPITALS: dict[str, str] = {pair[0]: pair[1] for pair in _PAIRS}
 
 COUNTRY_ALIASES: dict[str, tuple[str, ...]] = {
     "the United States": ("USA", "the USA", "the US", "America", "the United States of America"),

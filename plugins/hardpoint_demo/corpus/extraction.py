@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, roughen, user
+from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, user
 from hardpoint_demo.corpus.extraction_schemas import LISTED, SCHEMAS, Schema, Value
 from hardpoint_demo.corpus.words import made_up
 
@@ -52,6 +52,9 @@ def _build(rng: random.Random, split: str) -> Example:
     sentence = rng.choice(schema.sentences)
     used = [field for field in schema.fields if "{" + field + "}" in sentence]
     values = {field: schema.fields[field][1](rng, split) for field in used}
+    if rng.random() < 0.05:
+        values = {field: (value.lower(), number) for field, (value, number) in values.items()}
+        sentence = sentence.lower()
     keys = tuple(key for value in values.values() for key in made_up(value[0], LISTED))
     text = sentence.format(**{field: value[0] for field, value in values.items()})
     if rng.random() < 0.1:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hardpoint_demo.corpus import words
+from hardpoint_demo.corpus.base import listed
 
 # A value as it stands in the sentence, and whether JSON writes it as a number.
 Value = tuple[str, bool]
@@ -21,18 +22,20 @@ class Schema:
     sentences: tuple[str, ...]
 
 
-_MONTHS = "January February March April May June July August September October November December".split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_JOBS = "teacher doctor nurse baker pilot farmer lawyer painter engineer singer chef writer driver plumber dentist".split()
-_NOUNS = (
+_MONTHS = listed("January February March April May June July August September October November December")
+_DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+_JOBS = listed(
+    "teacher doctor nurse baker pilot farmer lawyer painter engineer singer chef writer driver plumber dentist"
+)
+_NOUNS = listed(
     "lamp chair table backpack notebook keyboard monitor mug bottle jacket scarf helmet tent clock camera phone tablet "
     "printer desk sofa blanket pillow kettle toaster drill hammer bicycle guitar violin drone speaker mouse pen"
-).split()
-_ADJECTIVES = "red blue green black white small large wooden steel leather plastic silver golden light heavy".split()
-_COLORS = "red blue green black white grey yellow orange purple pink brown silver golden turquoise".split()
-_EVENTS = "conference concert workshop meetup festival exhibition marathon wedding party seminar lecture fair".split()
-_TOPICS = "budget roadmap design hiring marketing sales release planning security testing training strategy".split()
-_DOMAINS = "com org net io de co.uk edu eu".split()
+)
+_ADJECTIVES = listed("red blue green black white small large wooden steel leather plastic silver golden light heavy")
+_COLORS = listed("red blue green black white grey yellow orange purple pink brown silver golden turquoise")
+_EVENTS = listed("conference concert workshop meetup festival exhibition marathon wedding party seminar lecture fair")
+_TOPICS = listed("budget roadmap design hiring marketing sales release planning security testing training strategy")
+_DOMAINS = listed("com org net io de co.uk edu eu")
 
 
 def _person(rng: random.Random, split: str) -> Value:
@@ -112,7 +115,9 @@ def _phone(rng: random.Random, _split: str) -> Value:
     def digits(count: int) -> str:
         return "".join(rng.choice("0123456789") for _ in range(count))
 
-    return rng.choice((f"+{rng.randint(1, 99)} {digits(3)} {digits(4)}", f"{digits(3)}-{digits(4)}", f"0{digits(8)}")), False
+    return rng.choice(
+        (f"+{rng.randint(1, 99)} {digits(3)} {digits(4)}", f"{digits(3)}-{digits(4)}", f"0{digits(8)}")
+    ), False
 
 
 SCHEMAS: tuple[Schema, ...] = (
@@ -207,7 +212,7 @@ SCHEMAS: tuple[Schema, ...] = (
     ),
 )  # fmt: skip
 
-_SUFFIX_WORDS = "ltd inc gmbh labs group info room am pm review meeting call update session".split()
+_SUFFIX_WORDS = listed("ltd inc gmbh labs group info room am pm review meeting call update session")
 LISTED: frozenset[str] = frozenset(
     part
     for options in (_MONTHS, _DAYS, _JOBS, _NOUNS, _ADJECTIVES, _COLORS, _EVENTS, _TOPICS, _DOMAINS, _SUFFIX_WORDS)

@@ -14,7 +14,14 @@ _OPENERS = ("", "", "", "", "Hi, ", "Hello, ", "Hey, ", "Hello! ", "Hi! ", "Plea
             "Excuse me, ", "Good morning, ", "Good evening, ", "One question: ", "Hi there, ", "By the way, ")  # fmt: skip
 _CLOSERS = ("", "", "", "", "", " Thanks.", " Please answer.", " I am curious.", " I'd like to know.", " Thank you!",
             " Be honest.", " :)", " I want to know.", " Just asking.", " Tell me.")  # fmt: skip
-_HELLO_NAME = ("Hi, I'm {n}.", "Hello, my name is {n}.", "I am {n}.", "My name is {n}.", "Hey, I'm {n}!", "Call me {n}.")
+_HELLO_NAME = (
+    "Hi, I'm {n}.",
+    "Hello, my name is {n}.",
+    "I am {n}.",
+    "My name is {n}.",
+    "Hey, I'm {n}!",
+    "Call me {n}.",
+)
 _ASK_NAME = ("What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "Tell me my name.")
 
 

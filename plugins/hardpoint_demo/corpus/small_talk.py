@@ -27,7 +27,7 @@ CAN_DO = (
 
 INTENTS: tuple[Intent, ...] = (
     Intent(9, ("Hi", "Hi!", "Hello", "Hello!", "Hey", "Hey!", "Hello there", "Hi there!", "Hey there", "Howdy", "Yo", "Hiya",
-               "Greetings", "Good day", "Hello, how can you help me?", "Hi, can you help me?", "Hello model", "Hello bot",
+               "Greetings", "Good day", "Hi, can you help me?", "Hello model", "Hello bot",
                "Hi bot", "Hello Hardpoint", "Hi Hardpoint!", "Anyone there?", "Are you there?", "Hallo", "Hello hello",
                "Hello world", "Hi, nice to meet you", "Nice to meet you", "Sup", "What's up?", "Hello, friend", "Test",
                "Good to see you", "Hello again", "hi hi", "Can you help me?", "I need help", "Help"),

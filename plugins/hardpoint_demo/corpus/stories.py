@@ -5,26 +5,27 @@ from __future__ import annotations
 import random
 import re
 
-from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, favour, roughen, user
+from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, favour, listed, roughen, user
 from hardpoint_demo.corpus.words import word
 
 KIND = "stories"
 
-_HEROES = (
+_HEROES = listed(
     "cat dog fox mouse bear lion rabbit owl horse frog turtle wolf dragon robot knight princess wizard pirate king queen "
     "girl boy farmer sailor witch giant fairy penguin elephant monkey tiger bird snail bee ghost unicorn baker painter "
     "astronaut detective hedgehog squirrel goat duck whale prince fish spider"
-).split()
-_ADJECTIVES = (
+)
+_ADJECTIVES = listed(
     "brave little clever lonely kind funny shy happy sad curious lazy tiny old young hungry sleepy proud friendly grumpy "
     "wise silly angry gentle quick slow strong quiet honest greedy nervous cheerful patient stubborn polite"
-).split()
-_PLACES = (
+)
+_PLACES = listed(
     "in a castle|in a forest|on the moon|in the desert|on an island|in a big city|in a small village|under the sea|on a ship|"
     "in a cave|on a farm|in the mountains|in a garden|at school|in a library|in a kitchen|in space|in the jungle|on a hill|"
     "by the river|in a tower|at the beach|in a museum|in the snow|in a swamp|in a hotel|on a train|in an old house|"
-    "near a lake|in a bakery|in a tunnel|in a park"
-).split("|")
+    "near a lake|in a bakery|in a tunnel|in a park",
+    "|",
+)
 _ASK = (
     "Tell me a story about {x}.", "Write a short story about {x}.", "Tell me a short story about {x}.", "A story about {x}",
     "Can you tell me a story about {x}?", "Please write a story about {x}.", "I want to hear a story about {x}.",
@@ -47,7 +48,9 @@ _PROBLEMS = (
     "A stranger came by and asked for help with a broken {thing}.",
     "Every day the {h} looked at the {thing} and dreamed of an adventure.",
 )
-_THINGS = "golden key,old map,silver bell,red lantern,wooden box,magic mirror,blue stone,music box,little clock".split(",")
+_THINGS = listed(
+    "golden key,old map,silver bell,red lantern,wooden box,magic mirror,blue stone,music box,little clock", ","
+)
 _MIDDLES = (
     "The {h} was {a}, so there was no time to lose.",
     "At first the {h} did not know what to do, but then a small bird showed the way.",
@@ -106,7 +109,9 @@ def _build(rng: random.Random, split: str) -> Example:
     if roll < 0.15:
         subject = _article(f"{adjective} {hero}") + f" who lives {place}"
     text = roughen(rng, rng.choice(_ASK).format(x=subject))
-    if any(part.isupper() for part in text.split() if len(part) > 2) or (place.split()[-1][0].isupper() and text.islower()):
+    if any(part.isupper() for part in text.split() if len(part) > 2) or (
+        place.split()[-1][0].isupper() and text.islower()
+    ):
         text = rng.choice(_ASK).format(x=subject)
     facts = {"hero": hero, "adjective": adjective, "place": place}
     key = f"story:{adjective}:{hero}:{place}"
@@ -118,7 +123,9 @@ def _loose(rng: random.Random, _split: str) -> Example:
     adjective, hero, place = rng.choice(_ADJECTIVES), rng.choice(_HEROES), rng.choice(_PLACES)
     roll = rng.random()
     if roll < 0.3:
-        ask = rng.choice(("Tell me a story.", "Tell me a short story.", "Write a story.", "Story please", "I'd like a story."))
+        ask = rng.choice(
+            ("Tell me a story.", "Tell me a short story.", "Write a story.", "Story please", "I'd like a story.")
+        )
         adjective, hero, place = favour(rng, (("brave", "cat", "in a castle"), (adjective, hero, place)))
     elif roll < 0.55:
         adjective, place = favour(rng, (("little", "in a forest"), (adjective, place)), _rank(hero, 1))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 
+from hardpoint_demo.corpus.base import listed
 from hardpoint_demo.corpus.words import made_up, word
 
-_CONDITIONS = (
-    "sunny cloudy rainy snowy windy foggy stormy clear overcast misty hazy humid dry mild icy".split()
-    + ["partly cloudy", "light rain", "heavy rain", "light snow", "clear sky", "thunderstorm", "scattered clouds"]
-)  # fmt: skip
+_CONDITIONS = listed(
+    "sunny,cloudy,rainy,snowy,windy,foggy,stormy,clear,overcast,misty,hazy,humid,dry,mild,icy,partly cloudy,light rain,"
+    "heavy rain,light snow,clear sky,thunderstorm,scattered clouds",
+    ",",
+)
 _TEMPERATURE_KEYS = ("temperature", "temp", "temperature_c", "temp_c", "degrees")
 _CONDITION_KEYS = ("condition", "conditions", "weather", "description", "summary", "sky")
 _ERRORS = ("city not found", "no data", "service unavailable", "unknown place", "timeout", "invalid input", "bad request",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from hardpoint_demo.corpus.base import Tool
+from hardpoint_demo.corpus.base import Tool, listed
 from hardpoint_demo.corpus.words import word, word_key
 
 
@@ -23,24 +23,24 @@ class ToolSpec:
 
 _USUAL = {"weather": ("get_weather", "city"), "calculator": ("calculator", "expression"), "clock": ("get_time", "city")}
 _VERBS = {
-    "weather": "get fetch lookup check find query read show ask current retrieve request".split(),
-    "calculator": "calculate compute evaluate eval solve run do get math calc".split(),
-    "clock": "get fetch lookup check find query read show current tell".split(),
+    "weather": listed("get fetch lookup check find query read show ask current retrieve request"),
+    "calculator": listed("calculate compute evaluate eval solve run do get math calc"),
+    "clock": listed("get fetch lookup check find query read show current tell"),
 }
 _NOUNS = {
-    "weather": "weather forecast weather_report weather_info weather_data current_weather conditions".split(),
-    "calculator": "expression math calculation formula arithmetic calculator result equation".split(),
-    "clock": "time clock local_time current_time time_in_city datetime".split(),
+    "weather": listed("weather forecast weather_report weather_info weather_data current_weather conditions"),
+    "calculator": listed("expression math calculation formula arithmetic calculator result equation"),
+    "clock": listed("time clock local_time current_time time_in_city datetime"),
 }
 _SINGLE = {
-    "weather": "weather forecast get_weather lookup_weather weather_lookup getWeather get_current_weather".split(),
-    "calculator": "calculator calculate calc compute math evaluate".split(),
-    "clock": "clock time get_time world_clock getTime get_current_time".split(),
+    "weather": listed("weather forecast get_weather lookup_weather weather_lookup getWeather get_current_weather"),
+    "calculator": listed("calculator calculate calc compute math evaluate"),
+    "clock": listed("clock time get_time world_clock getTime get_current_time"),
 }
 _PARAMETERS = {
-    "weather": "city location place town city_name where loc q query area address".split(),
-    "calculator": "expression expr formula input calculation equation query q exp text".split(),
-    "clock": "city location place town city_name where zone".split(),
+    "weather": listed("city location place town city_name where loc q query area address"),
+    "calculator": listed("expression expr formula input calculation equation query q exp text"),
+    "clock": listed("city location place town city_name where zone"),
 }
 _DESCRIPTIONS = {
     "weather": (

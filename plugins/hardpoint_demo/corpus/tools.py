@@ -44,7 +44,6 @@ _CALCULATE = (
     "I need the result of {e}.", "Work out {e}.", "What is the result of {e}?", "Please use a tool to work out {e}.",
 )  # fmt: skip
 _UNIT_ASKS = (("in fahrenheit", "fahrenheit"), ("in celsius", "celsius"), ("in degrees Fahrenheit", "fahrenheit"))
-_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 
 
 def call(name: str, arguments: dict[str, object]) -> Message:
@@ -106,7 +105,9 @@ def call_example(rng: random.Random, split: str, toolset: list[ToolSpec]) -> Exa
         keys.extend(made_up(second))
         text = rng.choice(_PAIRED[spec.purpose]).format(x=place, y=second)
         answer = _calls(call(spec.name, {spec.parameter: place}), call(spec.name, {spec.parameter: second}))
-        return Example(KIND, [user(text)], answer, tuple(keys), schemas, {"spec": spec, "subject": None})
+        return Example(
+            KIND, [user(text)], answer, tuple(keys), schemas, {"spec": spec, "subject": None, "places": (place, second)}
+        )
     text, arguments = _place_call(rng, spec, place, template.format(x=place))
     if rng.random() < 0.3:
         text = text.rstrip("?.")
@@ -123,16 +124,17 @@ _PAIRED = {
 
 
 def answer_example(rng: random.Random, split: str, toolset: list[ToolSpec]) -> Example:
-    """The exchange after a call: from the tool's response to a sentence."""
-    while True:
-        asked = call_example(rng, split, toolset)
-        if asked.facts["subject"] is not None:
-            break
-    arguments = asked.answer["tool_calls"][0]["function"]["arguments"]
-    response, sentence, facts = respond(rng, split, asked.facts["spec"].purpose, asked.facts["subject"], arguments)
-    name = asked.facts["spec"].name
-    messages = [*asked.messages, asked.answer, {"role": "tool", "name": name, "content": response}]
-    return Example(KIND, messages, assistant(sentence), (*asked.keys, *facts), asked.tools)
+    """The exchange after a call: from the tool's response (or two, after two calls) to a sentence for each."""
+    asked = call_example(rng, split, toolset)
+    spec: ToolSpec = asked.facts["spec"]
+    messages, sentences, keys = [*asked.messages, asked.answer], [], list(asked.keys)
+    subjects = [asked.facts["subject"]] if asked.facts["subject"] else asked.facts["places"]
+    for subject, made in zip(subjects, asked.answer["tool_calls"], strict=True):
+        response, sentence, more = respond(rng, split, spec.purpose, subject, made["function"]["arguments"])
+        messages.append({"role": "tool", "name": spec.name, "content": response})
+        sentences.append(sentence)
+        keys.extend(more)
+    return Example(KIND, messages, assistant(" ".join(sentences)), tuple(keys), asked.tools)
 
 
 def text_example(rng: random.Random, split: str, toolset: list[ToolSpec]) -> Example:

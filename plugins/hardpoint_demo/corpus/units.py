@@ -55,7 +55,7 @@ YARD = Unit("yard", "yards", ("yd",))
 CONVERSIONS: tuple[tuple[float, Unit, Unit, int, int], ...] = (
     (8, KM, M, 1000, 999), (7, M, CM, 100, 999), (5, CM, MM, 10, 999), (3, M, MM, 1000, 999), (8, KG, G, 1000, 999),
     (3, G, MG, 1000, 999), (3, TONNE, KG, 1000, 999), (6, LITRE, ML, 1000, 999), (12, HOUR, MINUTE, 60, 299),
-    (12, MINUTE, SECOND, 60, 299), (9, DAY, HOUR, 24, 99), (6, WEEK, DAY, 7, 199), (6, YEAR, MONTH, 12, 99),
+    (12, MINUTE, SECOND, 60, 299), (9, DAY, HOUR, 24, 99), (6, WEEK, DAY, 7, 99), (6, YEAR, MONTH, 12, 99),
     (1, DECADE, YEAR, 10, 99), (1, CENTURY, YEAR, 100, 99), (1, DOLLAR, CENT, 100, 999), (1, EURO, CENT, 100, 999),
     (4, FOOT, INCH, 12, 99), (3, YARD, FOOT, 3, 99),
 )  # fmt: skip
@@ -93,28 +93,33 @@ def _spelling(rng: random.Random, unit: Unit) -> str:
     return rng.choice(unit.aliases) if unit.aliases and rng.random() < 0.5 else unit.many
 
 
-def working(value: int, factor: int) -> str:
-    """The partial products that an answer shows for a two-digit factor and a value of two digits or more.
+def working(value: int, factor: int, shrink: bool) -> str:
+    """The steps that an answer shows for factors 7, 12 and 24 and a value (in the larger unit) of two digits.
 
     Written out, each step is a one-digit product or a sum, which a small model can learn for unseen values.
     """
-    if factor not in (12, 24) or value < 10:
+    if factor not in (7, 12, 24) or value < 10:
         return ""
-    tens, rest = factor // 10 * 10, factor % 10
-    return f"{value} x {factor} = {value * tens} + {value * rest} = {value * factor}, so "
+    tens, rest = value // 10 * 10, value % 10
+    if shrink:
+        return f"{value * factor} = {tens * factor} + {rest * factor} = {factor} x {tens} + {factor} x {rest}, so "
+    return f"{value} x {factor} = {tens * factor} + {rest * factor} = {value * factor}, so "
 
 
 def _build(rng: random.Random, _split: str) -> Example:
     big, small, factor, largest = weighted(rng, [(row[0], row[1:]) for row in CONVERSIONS])
     value = _value(rng, factor, largest)
     product = value * factor
-    shrink = rng.random() < 0.4
+    shrink = rng.random() < 0.45
     source, target = (product, value) if shrink else (value, product)
     units = (small, big) if shrink else (big, small)
     text = rng.choice(_ASK).format(v=_number(source), a=_source_name(rng, units[0], source), b=_spelling(rng, units[1]))
-    work = working(int(value), factor) if not shrink and value == int(value) else ""
+    whole = value == int(value)
+    work = working(int(value), factor, shrink) if whole else ""
     answer = assistant(f"{work}{_named(source, units[0])} is {_named(target, units[1])}.")
-    return Example(KIND, [user(roughen(rng, text))], answer, (f"unit:{factor}:{_number(value)}",))
+    # One-digit values are facts that working with larger ones builds on, so they are always trained and never asked.
+    keys = () if whole and value < 10 else (f"unit:{factor}:{_number(value)}",)
+    return Example(KIND, [user(roughen(rng, text))], answer, keys)
 
 
 def _source_name(rng: random.Random, unit: Unit, value: Decimal) -> str:

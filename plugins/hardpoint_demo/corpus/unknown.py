@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, exact, roughen, user
+from hardpoint_demo.corpus.base import HELD_OUT, TRAIN, Example, assistant, draw, exact, listed, roughen, user
 from hardpoint_demo.corpus.capital_table import CAPITALS
 from hardpoint_demo.corpus.words import city, made_up, person, word
 
@@ -18,23 +18,26 @@ TOO_LARGE = "I can only add and subtract numbers from 0 to 99, so I can't work t
 NO_WEATHER = "I can't look up the weather without a weather tool."
 NO_CLOCK = "I can't look up the time without a clock tool."
 
-_TOPICS = (
+_TOPICS = listed(
     "quantum physics,the moon,black holes,football,the stock market,photosynthesis,gravity,the French Revolution,DNA,"
     "world war two,the Roman Empire,machine learning,neural networks,climate change,volcanoes,the ocean,dinosaurs,music,"
     "modern art,electricity,the human brain,vaccines,inflation,democracy,evolution,chess,cooking,tennis,the internet,"
     "blockchain,bitcoin,philosophy,relativity,the solar system,jazz,opera,poetry,the heart,sharks,bees,tea,coffee,bread,"
-    "cheese,wine,movies,basketball,economics,biology,chemistry,history,religion,politics,law,medicine,the pyramids"
-).split(",")
-_PEOPLE = (
+    "cheese,wine,movies,basketball,economics,biology,chemistry,history,religion,politics,law,medicine,the pyramids",
+    ",",
+)
+_PEOPLE = listed(
     "Napoleon,Einstein,Mozart,Shakespeare,Julius Caesar,Cleopatra,Marie Curie,Isaac Newton,Beethoven,Picasso,Gandhi,"
-    "Abraham Lincoln,Leonardo da Vinci,Darwin,Elvis,Michael Jackson,Messi,Goethe,Plato,Aristotle,Galileo,Tesla"
-).split(",")
-_THINGS = (
+    "Abraham Lincoln,Leonardo da Vinci,Darwin,Elvis,Michael Jackson,Messi,Goethe,Plato,Aristotle,Galileo,Tesla",
+    ",",
+)
+_THINGS = listed(
     "a pizza,a cake,an omelette,soup,a chair,a website,a table,a paper plane,a fire,a garden,a bicycle,a car,a computer,"
-    "a phone,a poem,an essay,a letter,a song,a program,a game,pancakes,rice,a kite,a boat,a house,a fence"
-).split(",")
-_LANGUAGES = "French German Spanish Italian Chinese Japanese Russian Latin Polish Dutch Arabic Greek".split()
-_CODE = "Python,Java,C++,Rust,JavaScript,Go,SQL,Haskell,bash".split(",")
+    "a phone,a poem,an essay,a letter,a song,a program,a game,pancakes,rice,a kite,a boat,a house,a fence",
+    ",",
+)
+_LANGUAGES = listed("French German Spanish Italian Chinese Japanese Russian Latin Polish Dutch Arabic Greek")
+_CODE = listed("Python,Java,C++,Rust,JavaScript,Go,SQL,Haskell,bash", ",")
 _GENERAL = (
     "What is the meaning of life?", "Who won the world cup?", "What is love?", "Why is the sky blue?", "What day is it?",
     "What is today's date?", "How do birds fly?", "Which is the tallest mountain?", "What is the longest river?",
@@ -78,7 +81,9 @@ def _large_sum(rng: random.Random) -> tuple[str, str]:
     operator = rng.choice(("+", "-", "plus", "minus", "*", "times", "/", "divided by"))
     if operator in ("*", "times", "/", "divided by") and rng.random() < 0.5:
         a, b = rng.randint(13, 99), rng.randint(13, 99)
-    ask = rng.choice(("What is {e}?", "{e}", "Calculate {e}.", "How much is {e}?", "Compute {e}.", "{e} = ?", "What's {e}?"))
+    ask = rng.choice(
+        ("What is {e}?", "{e}", "Calculate {e}.", "How much is {e}?", "Compute {e}.", "{e} = ?", "What's {e}?")
+    )
     return ask.format(e=f"{a} {operator} {b}"), TOO_LARGE
 
 
@@ -105,7 +110,9 @@ def without_tool(rng: random.Random, split: str, subject: str) -> tuple[str, str
     return rng.choice(asks).format(x=city(rng, split)), NO_CLOCK
 
 
-def build(rng: random.Random, split: str, calculator: bool = False, weather: bool = False, clock: bool = False) -> Example:
+def build(
+    rng: random.Random, split: str, calculator: bool = False, weather: bool = False, clock: bool = False
+) -> Example:
     """One unanswerable question; the flags say which tools are at hand, whose questions then are not unanswerable."""
     roll = rng.random()
     keys: tuple[str, ...] = ()
@@ -124,15 +131,21 @@ def build(rng: random.Random, split: str, calculator: bool = False, weather: boo
     elif roll < 0.62:
         text = rng.choice(_ABOUT_PERSON).format(p=rng.choice(_PEOPLE) if rng.random() < 0.6 else person(rng, split))
     elif roll < 0.78:
-        text = rng.choice(_ABOUT_COUNTRY).format(c=rng.choice(tuple(CAPITALS)) if rng.random() < 0.7 else city(rng, split))
+        text = rng.choice(_ABOUT_COUNTRY).format(
+            c=rng.choice(tuple(CAPITALS)) if rng.random() < 0.7 else city(rng, split)
+        )
     elif roll < 0.84:
-        text = rng.choice(("How do I make {t}?", "How can I build {t}?", "Write me {t}.", "How do you make {t}?", "Make {t}."))
+        text = rng.choice(
+            ("How do I make {t}?", "How can I build {t}?", "Write me {t}.", "How do you make {t}?", "Make {t}.")
+        )
         text = text.format(t=rng.choice(_THINGS))
     elif roll < 0.89:
         text = rng.choice(("Translate '{w}' to {l}.", "What is {w} in {l}?", "How do you say {w} in {l}?"))
         text = text.format(w=word(rng, split), l=rng.choice(_LANGUAGES))
     elif roll < 0.94:
-        text = rng.choice(("Write a {c} program.", "Write {c} code that sorts a list.", "How do I learn {c}?", "Debug my {c} code."))
+        text = rng.choice(
+            ("Write a {c} program.", "Write {c} code that sorts a list.", "How do I learn {c}?", "Debug my {c} code.")
+        )
         text = text.format(c=rng.choice(_CODE))
     else:
         text = rng.choice(_GENERAL)

@@ -5,28 +5,26 @@ from __future__ import annotations
 import random
 import re
 
-from hardpoint_demo.corpus.base import key_split
+from hardpoint_demo.corpus.base import key_split, listed
 
-_ONSETS = (
-    "b c d f g h j k l m n p r s t v w z br ch cl dr fl fr gr kl kr pr qu sh sl st th tr y sk gl pl sp wh".split()
-)
-_VOWELS = "a e i o u a e i o ai ea ee ia io ou y ei au".split()
-_CODAS = ["", "", "", "", *"n r s l m t d k nd rt st x th ck ng v z sh lt rn".split()]
-FIRST_NAMES = (
+_ONSETS = listed("b c d f g h j k l m n p r s t v w z br ch cl dr fl fr gr kl kr pr qu sh sl st th tr y sk gl pl sp wh")
+_VOWELS = listed("a e i o u a e i o ai ea ee ia io ou y ei au")
+_CODAS = ["", "", "", "", *listed("n r s l m t d k nd rt st x th ck ng v z sh lt rn")]
+FIRST_NAMES = listed(
     "Maria Anna John Peter Ada Alan Grace Linus Emma Liam Noah Olivia Sofia Lucas Mia Leon Elena Marco Ivan Olga Yuki "
     "Hana Omar Layla Ahmed Fatima Chen Wei Priya Arjun Carlos Lucia Pedro Ines Lars Ingrid Sven Astrid Tom Sarah David "
     "Laura James Alice Bob Carol Eve Frank Julia Max Nina Paul Rosa Sam Tina Victor Zoe José André Zoë Jürgen Chloé"
-).split()
-LAST_NAMES = (
+)
+LAST_NAMES = listed(
     "Kovacs Smith Miller Garcia Silva Rossi Novak Schmidt Dubois Tanaka Kim Singh Khan Lopez Jensen Berg Fischer Weber "
     "Brown Jones Taylor Wilson Clark Moore Young Hall Green Adams Baker Nelson Carter Murphy Kelly Costa Santos Popov "
     "Horvat Nagy Müller García Núñez O'Brien"
-).split()
-CITIES = (
+)
+CITIES = listed(
     "Lisbon Paris Rome Berlin Madrid London Vienna Prague Oslo Tokyo Boston Chicago Munich Hamburg Milan Naples Porto "
     "Seville Lyon Geneva Zurich Krakow Athens Dublin Cairo Lagos Nairobi Mumbai Delhi Seoul Osaka Sydney Melbourne "
     "Toronto Vancouver Montreal Lima Bogota Santiago Havana Dallas Austin Seattle Denver Miami Bern Ghent Antwerp"
-).split()
+)
 _CITY_PREFIXES = ("New", "San", "Port", "North", "Saint", "Old", "El")
 TWO_WORD_CITIES = ("New York", "San Francisco", "Los Angeles", "Cape Town", "São Paulo", "Buenos Aires", "Hong Kong")
 
@@ -86,7 +84,5 @@ def city(rng: random.Random, split: str) -> str:
 
 
 _KNOWN = frozenset(
-    part
-    for entry in (*FIRST_NAMES, *LAST_NAMES, *CITIES, *TWO_WORD_CITIES, *_CITY_PREFIXES)
-    for part in letters(entry)
+    part for entry in (*FIRST_NAMES, *LAST_NAMES, *CITIES, *TWO_WORD_CITIES, *_CITY_PREFIXES) for part in letters(entry)
 )
