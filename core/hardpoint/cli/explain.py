@@ -111,8 +111,7 @@ def _cache(out: Console, facts: Mapping[str, Any]) -> None:
         for i, group in enumerate(groups)
     )
     section(out, "Cache groups", ("GROUP", "ATTENTION", "LAYERS"), rows)
-    tokens = facts["num_blocks"] * facts["block_size"]
-    blocks = f"{facts['num_blocks']} blocks of {facts['block_size']} tokens: {tokens} tokens per group's table"
+    blocks = f"{facts['num_blocks']} blocks of {facts['block_size']} tokens, shared by the groups"
     memory = [(what, size(count)) for what, count in facts["description"].get("memory", [])]
     section(out, "Memory", ("WHAT", "TAKES"), [*memory, ("cache", blocks)])
 

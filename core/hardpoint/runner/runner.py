@@ -93,7 +93,7 @@ class TorchRunner:
             MemoryBudgetError: when nothing is left, or more is asked for than is free.
         """
         cache, memory = self._config.cache, self._device.memory()
-        weights = _tensor_bytes(self._loaded.model)
+        weights = self._loaded.weight_bytes
         activations = activation_bytes(
             self._shape, self._launch.limits, self._launch.world.size, self._config.model.dtype
         )
@@ -268,15 +268,6 @@ class PendingStep:
             prompt_logprobs=self._prompt_logprobs(),
             failures=failures,
         )
-
-
-def _tensor_bytes(model: object) -> int:
-    if not isinstance(model, torch.nn.Module):
-        return 0
-    seen = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())
-    }
-    return sum(seen.values())
 
 
 def _gib(count: int) -> str:

@@ -172,7 +172,7 @@ def test_explain_shows_every_choice_and_every_refusal() -> None:
         "0 full 2",
         "1 window 32 0-1, 3",
         "weights 3.0 MiB",
-        "cache 9 blocks of 16 tokens: 144 tokens per group's table",
+        "cache 9 blocks of 16 tokens, shared by the groups",
     ):
         assert row in rows, f"{row!r} is not among\n" + "\n".join(rows)
 
@@ -181,6 +181,41 @@ def test_explain_of_a_runner_that_describes_little_still_shows_it() -> None:
     text = StringIO()
     show(Console(file=text, width=200), FACTS | {"description": {"platform": "blackbox"}})
     assert "blackbox" in text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from hardpoint.testing.tiny_models import make_tiny
+
+    return str(make_tiny("Gemma3ForCausalLM", tmp_path_factory.mktemp("tiny")))
+
+
+def test_explain_of_a_model_says_who_changed_what(tiny: str) -> None:
+    facts = json.loads(run("explain", tiny, "--json", "--kv-cache-memory", "8M", "--block-size", "8"))
+    description = facts["description"]
+    changed = {a["field"]: (a["plugin"], a["new"]) for a in description["adjustments"]}
+    assert changed["platform.platform"] == ("hardpoint", "cpu")
+    assert changed["scheduler.max_num_batched_tokens"][0] == "cpu"
+    assert "cache.block_size" not in changed, "what the user chose counts as adjusted"
+    assert facts["block_size"] == 8
+    assert {op["op"] for op in description["ops"]} >= {"rms_norm", "qk_norm_rope", "embed"}
+    assert sorted(n for entry in description["attention"] for n in entry["layers"]) == [0, 1, 2]
+    assert {entry["window"] for entry in description["attention"]} == {16, None}
+    assert sum(description["model"]["linear_kernels"].values()) > 0
+    memory = dict(description["memory"])
+    assert memory["weights"] == description["model"]["weight_bytes"] > 0
+    show(Console(file=StringIO()), facts)
+
+
+def test_explain_of_what_cannot_run_says_why(tiny: str) -> None:
+    text = run("explain", tiny, "--max-model-len", "100k", code=2)
+    assert "--max-model-len 100000 is longer than the model's context" in text
+    text = run("explain", tiny, "--attention-backend", "no_such", code=2)
+    assert "attention_backends plugin 'no_such'" in text
+    text = run("explain", tiny, "--platform", "cpuu", code=2)
+    assert "Did you mean 'cpu'?" in text
+    text = run("explain", tiny, "--scheduling-policy", "random", code=2)
+    assert "schedulers plugin 'random'" in text
 
 
 @pytest.mark.parametrize(("numbers", "text"), [([], ""), ([5], "5"), ([3, 1, 2, 7, 8], "1-3, 7-8")])
