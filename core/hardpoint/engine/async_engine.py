@@ -106,7 +106,7 @@ class _Session:
         self.client.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.thread is not threading.current_thread():
-            self.thread.join(timeout=10 * _POLL_SECONDS)
+            self.thread.join(timeout=4 * _POLL_SECONDS)
 
 
 def _again(error: EngineDeadError) -> EngineDeadError:

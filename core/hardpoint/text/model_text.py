@@ -50,6 +50,7 @@ class ModelText:
         from hardpoint.weights import resolve
 
         model = config.model
+        template = read_template(model.chat_template)
         files = resolve(model, Catalogue.of(config.plugins))
         tokenizer = None
         if not model.skip_tokenizer_init:
@@ -60,7 +61,7 @@ class ModelText:
             tokenizer,
             config={"eos_token_id": _ids([files.config.get("eos_token_id"), files.raw.get("eos_token_id")])},
             generation_config=files.generation_config,
-            chat_template=read_template(model.chat_template),
+            chat_template=template,
         )
 
     @classmethod
