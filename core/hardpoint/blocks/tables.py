@@ -100,11 +100,11 @@ class BlockTables:
         Raises:
             RuntimeError: when the pool has not that many free blocks.
         """
-        owners = rows if (counts == 1).all() else np.repeat(rows, counts)
-        columns = self.columns[owners]
-        if owners is not rows:
-            ends = np.cumsum(counts)
-            columns = columns + (np.arange(len(owners), dtype=np.int32) - np.repeat(ends - counts, counts))
+        owners, columns = rows, self.columns[rows]
+        if np.count_nonzero(counts == 1) < len(rows):
+            owners, columns = np.repeat(rows, counts), np.repeat(columns, counts)
+            firsts = np.cumsum(counts) - counts
+            columns += np.arange(len(owners), dtype=np.int32) - np.repeat(firsts, counts).astype(np.int32)
         taken = self.pool.take(len(owners) * self.num_groups).reshape(self.num_groups, -1)
         for group, table in enumerate(self.ids):
             table[owners, columns] = taken[group]
@@ -176,6 +176,9 @@ class BlockTables:
         changes, self._changes = self._changes, []
         if not changes:
             return None
+        if len(changes) == 1:
+            owners, group, columns, ids = changes[0]
+            return owners.astype(np.int32), np.full(len(ids), group, np.int32), columns, ids
         rows = np.concatenate([c[0] for c in changes]).astype(np.int32)
         groups = np.repeat(np.array([c[1] for c in changes], np.int32), [len(c[0]) for c in changes])
         return rows, groups, np.concatenate([c[2] for c in changes]), np.concatenate([c[3] for c in changes])

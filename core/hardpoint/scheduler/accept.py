@@ -47,27 +47,26 @@ def accept(table: RowTable, stops: StopTable, flight: Flight, result: StepResult
     rows = flight.rows
     live = table.generation[rows] == flight.generations
     sampled = live & flight.samples
-    counts = np.where(sampled, result.counts, 0).astype(np.int32)
+    counts = (result.counts * sampled).astype(np.int32, copy=False)
     failures = [(at, reason) for at, reason in result.failures.items() if live[at]]
     for at, _reason in failures:
         counts[at] = 0
-    if (silent := sampled & (counts == 0)).any():
+    positions = counts.nonzero()[0]
+    if len(positions) < np.count_nonzero(sampled):
         failed = {at for at, _reason in failures}
-        failures += [(at, "the runner returned no token") for at in np.flatnonzero(silent).tolist() if at not in failed]
-    positions = np.flatnonzero(counts)
+        silent = (sampled & (counts == 0)).nonzero()[0].tolist()
+        failures += [(at, "the runner returned no token") for at in silent if at not in failed]
     owners = rows[positions]
-    if result.tokens.shape[1] == 1 or not (counts > 1).any():
+    kept = counts
+    if result.tokens.shape[1] == 1:
         tokens = result.tokens[positions, 0].astype(np.int32, copy=False)
-        kept = counts
         ends = _put_one(table, stops, owners, tokens)
         given = counts[positions]
     else:
-        kept = counts.copy()
         ends = _put_many(table, stops, owners, positions, result.tokens, kept)
         given = kept[positions]
-        tokens = result.tokens[positions][np.arange(result.tokens.shape[1]) < given[:, None]].astype(
-            np.int32, copy=False
-        )
+        valid = np.arange(result.tokens.shape[1]) < given[:, None]
+        tokens = result.tokens[positions][valid].astype(np.int32, copy=False)
     held = owners[table.held[owners]]
     if len(held):
         table.computed[held] = table.known[held] - 1
@@ -78,7 +77,7 @@ def accept(table: RowTable, stops: StopTable, flight: Flight, result: StepResult
         counts=given,
         tokens=tokens,
         kept=kept,
-        stale=[] if live.all() else np.flatnonzero(~live).tolist(),
+        stale=[] if np.count_nonzero(live) == len(rows) else (~live).nonzero()[0].tolist(),
         ends=ends,
         failures=failures,
     )
@@ -100,7 +99,7 @@ def _put_one(table: RowTable, stops: StopTable, rows: Rows, tokens: Int32s) -> l
     candidates = stops.candidates(tokens) | (known + 1 >= table.limit[rows])
     table.put(rows, tokens)
     ends = []
-    for at in np.flatnonzero(candidates).tolist():
+    for at in candidates.nonzero()[0].tolist():
         sequence = table.running[int(rows[at])]
         _count, finish = judge(sequence, int(known[at]), [int(tokens[at])])
         if finish is not None:
@@ -116,7 +115,7 @@ def _put_many(
     valid = np.arange(block.shape[1]) < given[:, None]
     candidates = (stops.candidates(block) & valid).any(axis=1) | (table.known[rows] + given >= table.limit[rows])
     ends = []
-    for at in np.flatnonzero(candidates).tolist():
+    for at in candidates.nonzero()[0].tolist():
         sequence = table.running[int(rows[at])]
         count, finish = judge(sequence, int(table.known[rows[at]]), block[at, : given[at]].tolist())
         given[at] = count

@@ -53,7 +53,7 @@ class StepPlanner:
         budget, limits = self._budget, self._budget.limits
         budget.reset()
         step = Step(self._running.ready())
-        some = bool(step.ready.any())
+        some = np.count_nonzero(step.ready) > 0
         prefills = bool(self._running.prefilling) or len(self._life.queue) > 0
         only_decode = some and limits.decode_after_prefill and self._streak > 0
         if not limits.mix_prefill_decode:
@@ -79,7 +79,7 @@ class StepPlanner:
             self._verify(step)
         if budget.takes_turns or not budget.empty:
             self._choose(step)
-        visits = np.flatnonzero(step.ready & (table.computed >= table.visit))
+        visits = (step.ready & (table.computed >= table.visit)).nonzero()[0]
         if len(visits):
             self._visit(step, visits)
         count = int(np.count_nonzero(step.ready))
@@ -101,13 +101,14 @@ class StepPlanner:
         running.flush(visits)
         running.trim(visits)
         short = running.columns_short(visits)
-        needy = visits[short > 0]
+        wanting = short > 0
+        needy = visits[wanting]
         groups = running.tables.num_groups
         if int(short.sum()) * groups <= running.pool.num_free:
             if len(needy):
-                running.tables.extend(needy, short[short > 0])
+                running.tables.extend(needy, short[wanting])
         else:
-            wanted = dict(zip(needy.tolist(), short[short > 0].tolist(), strict=True))
+            wanted = dict(zip(needy.tolist(), short[wanting].tolist(), strict=True))
             for row in sorted(wanted, key=lambda row: running.rows.running[row].rank):
                 # An earlier row of this loop may have preempted this one.
                 if not step.ready[row]:

@@ -126,7 +126,7 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """Plan a step; ``None`` when nothing can run before a result comes back or a request comes in."""
         step = self._planner.fill()
-        if not step.chunks and not step.ready.any():
+        if not step.chunks and not np.count_nonzero(step.ready):
             return None
         plan, flight = self._plans.build(step)
         self._life.flights[plan.step] = flight

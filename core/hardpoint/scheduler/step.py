@@ -92,7 +92,7 @@ class PlanBuilder:
     def build(self, step: Step) -> tuple[StepPlan, Flight]:
         """Return the plan of ``step`` and what to remember; rows that decode count their token as computed."""
         table = self._running.rows
-        rows = np.flatnonzero(step.ready)
+        rows = step.ready.nonzero()[0]
         computed = table.computed[rows]
         num_decodes = len(rows)
         num_tokens, samples = self._ones[:num_decodes], self._true[:num_decodes]

@@ -39,7 +39,8 @@ class NullPending:
 
     def result(self) -> StepResult:
         """Wait for the result; raises what the step raised."""
-        time.sleep(max(self.due - time.monotonic(), 0.0))
+        if (wait := self.due - time.monotonic()) > 0:
+            time.sleep(wait)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
