@@ -10,11 +10,17 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hardpoint.config import EngineConfig
 from hardpoint.contract.policy import RequestView
 from hardpoint.contract.version import CONTRACT
+from hardpoint.engine.core import make_client
+from hardpoint.engine.messages import EngineRequest
+from hardpoint.params import SamplingParams
 from hardpoint.plugins import Catalogue, Events
+from hardpoint.testing.tiny_models import make_tiny
 from throwaway import Site
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +68,36 @@ def test_the_example_orders_requests_by_size_and_starves_none(installed: Site) -
     )
     large, small, late = request(0, 0.0, 1000, 500), request(1, 0.1, 10, 20), request(2, 30.0, 1, 1)
     assert sorted([large, late, small], key=policy.key) == [small, large, late]
+
+
+@pytest.mark.parametrize(("policy", "order"), [("fcfs", [1, 2]), ("shortest_first", [2, 1])])
+def test_an_engine_runs_requests_in_the_order_of_the_policy(
+    installed: Site, tmp_path: Path, policy: str, order: list[int]
+) -> None:
+    config = EngineConfig.of(
+        model=str(make_tiny("LlamaForCausalLM", tmp_path / "model")),
+        scheduling_policy=policy,
+        allow_plugins=("hardpoint-shortest-first",),
+        max_num_seqs=1,
+        num_blocks=32,
+        threads=1,
+    )
+    client = make_client(config, in_process=True)
+    for handle, num_tokens in ((1, 20), (2, 2)):
+        client.add(
+            EngineRequest(
+                request_id=str(handle),
+                handles=(handle,),
+                token_ids=np.arange(5, 5 + num_tokens, dtype=np.int32),
+                params=SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True),
+            )
+        )
+    finished: list[int] = []
+    for _ in range(100):
+        outputs = client.poll(0.0)
+        finished += [finish.handle for finish in outputs.finished] if outputs else []
+    client.close()
+    assert finished == order
 
 
 def test_the_example_is_found_on_the_path_by_the_command_line(installed: Site) -> None:
