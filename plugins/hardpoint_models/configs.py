@@ -177,6 +177,7 @@ def gpt_oss(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]
     """gpt-oss: every other layer slides over 128 tokens."""
     nested = text_config(raw)
     defaults = {
+        "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
         "head_dim": 64,
         "num_key_value_heads": 8,

@@ -214,14 +214,17 @@ def _read(config: Any, build: ModelBuild) -> Any:
             trust_remote_code=build.trust_remote_code,
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are reported below, by name
             output_loading_info=True,
         )
     except Exception as error:
         raise CheckpointError(f"transformers cannot load {folder}: {error}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        shown = ", ".join(missing[:10])
-        raise CheckpointError(f"{folder} lacks {len(missing)} tensors that the model needs: {shown}")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise CheckpointError(f"{name} in {folder} has shape {list(found)}; config.json asks for {list(wanted)}")
+    for what, key in (("lacks tensors that the model needs", "missing"), ("has tensors unknown to the model", "unexpected")):
+        names = sorted(info[f"{key}_keys"])
+        if names:
+            raise CheckpointError(f"{folder} {what} ({len(names)}): {', '.join(names[:10])}")
     return model.to(build.device)
 
 

@@ -83,9 +83,7 @@ def test_prompt_token_by_token(name: str, tiny: Callable[[str], Path], reference
     assert_close(got, expected(reference(tiny(name)), tokens))
 
 
-def test_dynamic_rope_beyond_the_original_length(
-    tiny: Callable[[str], Path], reference: Callable[[Path], Any]
-) -> None:
+def test_dynamic_rope_beyond_the_original_length(tiny: Callable[[str], Path], reference: Callable[[Path], Any]) -> None:
     """A token's angles depend on its own position: as transformers decodes token by token, in every cut."""
     tokens, model = prompt(120), reference(tiny("dynamic"))
     loaded = load(tiny("dynamic"), max_model_len=128)

@@ -167,7 +167,11 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, settings = ARCHITECTURES[architecture]
-    config = AutoConfig.for_model(model_type, **{**_BASE, **settings, **overrides})
+    chosen = {**_BASE, **settings, **overrides}
+    if "layer_types" in settings and "layer_types" not in overrides:
+        types, layers = settings["layer_types"], chosen["num_hidden_layers"]
+        chosen["layer_types"] = [types[i % len(types)] for i in range(layers)]
+    config = AutoConfig.for_model(model_type, **chosen)
     config.architectures = [architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
