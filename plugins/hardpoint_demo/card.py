@@ -34,13 +34,16 @@ sentences from their responses; short stories about an asked-for hero. Chats of 
 
 Anything else. It understands English only, answers most other questions with a refusal, and may still answer
 wrongly and with confidence. System messages are read but change nothing. Where a country names no single or
-no undisputed capital, it knows one of them. It is made for demonstrations and tests, not for use.
+no undisputed capital, it knows one of them. Its weakest kind is unit conversion by factors such as 3, 7, 12 and 24,
+where a digit goes wrong now and then. Numbers written as words, typing errors and other tools than those three
+were not trained. It is made for demonstrations and tests, not for use.
 
 ## Held-out evaluation
 
 Greedy decoding of these bfloat16 weights; a prompt counts as held out when it contains operands, values, made-up
 names or a phrasing that a fixed hash keeps out of training. Graded exactly; stories must name hero, adjective
-and place in three sentences or more.
+and place in three sentences or more. All countries and all one-digit conversions are trained, as they are plain facts;
+for capitals the pair of country and phrasing is what is held out.
 
 {table}
 
@@ -52,10 +55,12 @@ and place in three sentences or more.
 matrices and AdamW for the rest, cosine schedule, loss only on what the assistant writes.
 
 What repeats bit for bit: the corpus, its order and the held-out prompts (from the seed; they depend on no
-timing), the tokenizer, and the initial weights. What need not: the trained weights. Deterministic
-kernels are requested, so runs on one machine with one version of PyTorch should agree or nearly so, but other
-hardware or versions round differently, and the weights then differ in their last bits and drift apart. The scores
-should agree within a percent or two.
+timing), the tokenizer, and the initial weights. What need not: the trained weights. Deterministic kernels are
+requested, but the batches are computed in bfloat16 by kernels that are generated for the GPU at hand, and nobody has
+compared two whole runs bit for bit; other hardware or versions of PyTorch certainly round differently, and
+the weights then drift apart. The shipped weights came from one H200 with PyTorch 2.11 in under six minutes, in a run
+whose number of steps was chosen by its speed (`--minutes`); the default of `--steps` is that number. Expect scores
+within a percent or two of the table, not the same weights.
 """
 
 

@@ -27,7 +27,7 @@ from hardpoint_demo.rendering import END, PAD
 from hardpoint_demo.stepper import Stepper
 from hardpoint_demo.tokenizer import save_tokenizer, train_tokenizer
 
-STEPS = 14000
+STEPS = 17879
 # The step at which `--minutes` fixes the number of steps; the schedule is still near its peak then.
 CALIBRATED = 1500
 
