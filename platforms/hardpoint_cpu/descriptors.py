@@ -19,3 +19,10 @@ ATTENTION = Descriptor(
     implementation="hardpoint_cpu.attention:CpuAttention",
     summary="paged attention from PyTorch's CPU kernels, split over the context",
 )
+ONEDNN = Descriptor(
+    kind="linear_kernels",
+    name="onednn",
+    contract=(1, 0),
+    implementation="hardpoint_cpu.linear:OneDnnLinear",
+    summary="dense weights in oneDNN's blocked format",
+)

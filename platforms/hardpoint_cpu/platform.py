@@ -80,7 +80,7 @@ class CpuPlatform:
         return ()
 
     def linear_kernels(self) -> Sequence[str]:
-        return ()
+        return ("onednn",)
 
     def launch(self, config: EngineConfig) -> WorkerLaunch:
         """Return one share of the cores per rank."""
