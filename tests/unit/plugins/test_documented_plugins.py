@@ -25,6 +25,7 @@ from throwaway import Site
 
 ROOT = Path(__file__).parents[3]
 VENDOR = ROOT / "tests" / "vendors" / "shortest_first"
+README = (ROOT / "README.md").read_text()
 TEXT = (ROOT / "docs" / "plugins.md").read_text()
 
 
@@ -43,6 +44,12 @@ def installed(site: Site) -> Site:
     source = (VENDOR / "shortest_first.py").read_text()
     site.add(project["name"], {"shortest_first": source}, kinds, project["version"])
     return site
+
+
+def test_the_readme_shows_the_file_that_runs() -> None:
+    shown = re.search(r"<!-- file: shortest_first/shortest_first.py -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert shown
+    assert shown[1] == (VENDOR / "shortest_first.py").read_text()
 
 
 @pytest.mark.parametrize("name", ["shortest_first.py", "pyproject.toml"])

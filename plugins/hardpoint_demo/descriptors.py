@@ -1,0 +1,13 @@
+"""What this package offers. Imports nothing that costs."""
+
+from __future__ import annotations
+
+from hardpoint.contract.descriptor import Descriptor
+
+DEMO = Descriptor(
+    kind="checkpoints",
+    name="hardpoint/demo",
+    contract=(1, 0),
+    implementation="hardpoint_demo.paths:MODEL_PATH",
+    summary="the bundled model: 4 million parameters, trained on generated text",
+)
