@@ -213,16 +213,19 @@ class ModelBuild:
 
     def finish(self) -> None:
         """Pack every linear layer for its kernel. Called once, after loading."""
+        # Layers hold their stored tensors until they are packed: dropped here first, each goes before the next is packed.
+        self.parameters = [parameter for parameter in self.parameters if not parameter.packed]
         for layer in self.linears:
             layer.pack(self)
-        # Packed layers hold what they need; the tensors as they were stored may go.
-        self.parameters = [parameter for parameter in self.parameters if not parameter.packed]
 
     def weight_bytes(self) -> int:
         """Return the memory that parameters, packed layers and rotary tables take on this rank."""
         tensors = [parameter.tensor for parameter in self.parameters]
         tensors += [tensor for layer in self.linears for tensor in layer.packed.values()]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        plain = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
+        storages = {storage.data_ptr(): storage.nbytes() for storage in plain}
+        # A kernel's own layout has no storage to look at.
+        storages |= {id(tensor): tensor.nbytes for tensor in tensors if tensor.layout != torch.strided}
         storages |= {id(table): table.nbytes for table in self._tables.values()}
         return sum(storages.values())
 
