@@ -154,7 +154,7 @@ class OutputProcessor:
                 continue
             request, sequence = known
             try:
-                if self._advance(request, sequence, tokens, finish, logprobs.get(handle), now):
+                if self._advance(request, sequence, tokens, finish, logprobs.get(handle) if logprobs else None, now):
                     processed.abort.append(handle)
             except Exception as error:
                 touched[request] = error
@@ -217,7 +217,7 @@ class OutputProcessor:
             return
         delta = request.params.output_kind == "delta"
         interval = request.params.stream_interval
-        ready = [sequence for sequence in request.sequences if _due(sequence, interval)]
+        ready = [sequence for sequence in request.sequences if sequence.due(interval)]
         if not ready and not finished:
             return
         chosen = ready if delta else request.sequences
@@ -244,19 +244,13 @@ class OutputProcessor:
         return handles
 
 
-def _due(sequence: Sequence, interval: int) -> bool:
-    """Whether a sequence has news worth an output: its first token, ``interval`` new ones, or its end."""
-    new = sequence.unshown_tokens
-    return sequence.ends_unshown or (new > 0 and (not sequence.started or new >= interval))
-
-
 def _events(outputs: EngineOutputs) -> Iterator[tuple[int, list[int], Finish | None]]:
     """Yield (handle, new tokens, finish) for every sequence of a step."""
     finishes = {finish.handle: finish for finish in outputs.finished}
     tokens, offset = outputs.tokens.tolist(), 0
     for handle, count in zip(outputs.handles.tolist(), outputs.counts.tolist(), strict=True):
         end = offset + count
-        yield handle, tokens[offset:end], finishes.pop(handle, None)
+        yield handle, tokens[offset:end], finishes.pop(handle, None) if finishes else None
         offset = end
     for handle, finish in finishes.items():
         yield handle, [], finish

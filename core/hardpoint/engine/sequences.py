@@ -68,20 +68,12 @@ class Sequence:
         self._shown_tokens = 0
         self._end_shown = False
 
-    @property
-    def unshown_tokens(self) -> int:
-        """Tokens since the last output."""
-        return len(self.token_ids) - self._shown_tokens
-
-    @property
-    def started(self) -> bool:
-        """Whether an output was made before."""
-        return self._shown_tokens > 0
-
-    @property
-    def ends_unshown(self) -> bool:
-        """Whether it has ended and no output said so yet."""
-        return self.finish_reason is not None and not self._end_shown
+    def due(self, interval: int) -> bool:
+        """Return whether there is news worth an output: the first token, ``interval`` new ones, or the end."""
+        if self.finish_reason is not None:
+            return not self._end_shown
+        new = len(self.token_ids) - self._shown_tokens
+        return new >= interval or (new > 0 and self._shown_tokens == 0)
 
     def push(self, tokens: Tokens[int], finish: Finish | None) -> bool:
         """Take new tokens and, with the last ones, the engine's reason to end.
@@ -111,10 +103,9 @@ class Sequence:
 
     def _show(self, text: str) -> bool:
         """Add text; return whether a stop string was completed by it."""
-        if not text:
-            return False
-        if self._scanner is None:
-            self._text.append(text)
+        if self._scanner is None or not text:
+            if text:
+                self._text.append(text)
             return False
         shown, stop = self._scanner.feed(text, armed=len(self.token_ids) > self._min_tokens)
         if shown:
