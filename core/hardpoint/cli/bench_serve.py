@@ -43,7 +43,7 @@ _WIDTH = 50
 @click.option("--num-warmups", type=int, default=0, show_default=True, help="Requests sent before the clock runs.")
 @click.option("--temperature", type=float, default=0.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--metric-percentiles", default="50,90,99", show_default=True)
+@click.option("--metric-percentiles", default="90,99", show_default=True)
 @click.option("--percentile-metrics", default="ttft,tpot,itl,e2el", show_default=True)
 @click.option("--save-result", is_flag=True, help="Write the result to a JSON file.")
 @click.option("--result-dir", default=".", show_default=True)

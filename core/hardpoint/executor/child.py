@@ -155,6 +155,7 @@ def receive_orders() -> ChildOrders:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not through sys.stdin: its lock, held by this thread, would end the interpreter's own shutdown with an abort.
+    while os.read(sys.stdin.fileno(), 1):
         continue
     os._exit(0)
