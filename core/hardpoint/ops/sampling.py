@@ -29,8 +29,10 @@ _BLOCK: Final = 256
 #: Weights held at once while drawing from whole vocabularies: 4 MiB of int64, and a few more tensors of its shape.
 _CHUNK: Final = 2**19
 
-# A float32 weight's bits, read as an integer, order weights. They are searched in two steps: the upper bits, of which
-# those from 2**-40 up to 1 differ, then the lower ones.
+#: Largest vocabulary that is sorted to find top-p's last token.
+_SORTED: Final = 2**12
+# In larger ones it is selected: a float32 weight's bits, read as an integer, order weights. They are searched in two steps:
+# the upper bits, of which those from 2**-40 up to 1 differ, then the lower ones.
 _LOW_BITS: Final = 14
 _FIRST: Final = (127 - 40) << (23 - _LOW_BITS)
 _UPPER: Final = (127 << (23 - _LOW_BITS)) - _FIRST + 1
@@ -74,12 +76,15 @@ def apply_penalties(
     Returns:
         ``logits``.
     """
-    count = counts.index_select(0, rows)
-    known = in_prompt.index_select(0, rows) | (count > 0)
-    factor = torch.where(known, repetition.unsqueeze(-1), 1.0)
-    logits.copy_(torch.where(logits > 0, logits / factor, logits * factor))
-    logits.sub_(frequency.unsqueeze(-1) * count)
-    return logits.sub_(presence.unsqueeze(-1) * (count > 0))
+    step = max(1, _CHUNK // logits.shape[-1])
+    for first in range(0, len(logits), step):
+        part = slice(first, first + step)
+        own, count, factor = logits[part], counts.index_select(0, rows[part]), repetition[part].unsqueeze(-1)
+        sampled = count > 0
+        known = in_prompt.index_select(0, rows[part]) | sampled
+        own.copy_(torch.where(known, torch.where(own > 0, own / factor, own * factor), own))
+        own.sub_(frequency[part].unsqueeze(-1) * count).sub_(presence[part].unsqueeze(-1) * sampled)
+    return logits
 
 
 def _full_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
@@ -88,6 +93,7 @@ def _full_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterato
     temperature = values.uniform(16, low=0.2, high=2.0)
     min_p, top_p = values.uniform(16, high=0.2), values.uniform(16, low=0.1).double()
     min_p[3], top_p[4] = 0.0, 1.0
+    yield OpCall("large", (values.normal(3, 9001, std=3.0), uniform[:3], temperature[:3], None, top_p[:3]))
     yield OpCall("plain", (logits, uniform, temperature, None, None))
     yield OpCall("min-p", (logits, uniform, temperature, min_p, None))
     yield OpCall("top-p", (logits, uniform, temperature, None, top_p))
@@ -121,16 +127,15 @@ def sample_full(
         int64 [n].
     """
     best = block_maxima(logits, _BLOCK).amax(-1, keepdim=True)
-    step = max(1, _CHUNK // logits.shape[-1])
+    step = max(1, _CHUNK // max(logits.shape[-1], _UPPER))
     tokens = []
     for first in range(0, len(logits), step):
         part = slice(first, first + step)
         weights = _weights(logits[part], best[part], temperature[part], None if min_p is None else min_p[part])
-        bits = weights.view(torch.int32)
         whole = _whole(weights)
         if top_p is not None:
             inside = whole[:, : weights.shape[-1]]
-            inside.masked_fill_(bits < _top_p_bits(bits, inside, top_p[part]), 0)
+            inside.masked_fill_(weights < _top_p_weight(weights, inside, top_p[part]), 0)
         tokens.append(_draw(whole, uniform[part]))
     return torch.cat(tokens).clamp_(max=logits.shape[-1] - 1) if tokens else uniform.long()
 
@@ -208,16 +213,22 @@ def _mass(whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     return (whole.sum(-1).double() * top_p).ceil_().long().clamp_(min=1).unsqueeze(-1)
 
 
-def _top_p_bits(bits: torch.Tensor, whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Return the bits of the smallest weight that top-p keeps, int32 [n, 1]: a selection without sorting."""
+def _top_p_weight(weights: torch.Tensor, whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Return the smallest weight that top-p keeps, float32 [n, 1]."""
     mass = _mass(whole, top_p)
+    if weights.shape[-1] <= _SORTED:
+        ordered = weights.sort(-1, descending=True).values
+        sizes = ordered.mul(_ONE).long()
+        last = (sizes.cumsum(-1) - sizes < mass).sum(-1, keepdim=True) - 1
+        return ordered.gather(-1, last.clamp_(min=0))
+    bits = weights.view(torch.int32)
     upper = ((bits >> _LOW_BITS) - _FIRST).clamp_(0, _UPPER - 1).long()
     above = _mass_above(upper, whole, _UPPER)
     bucket = (above >= mass).sum(-1, keepdim=True).clamp_(max=_UPPER - 1)
     inside = whole.masked_fill(upper != bucket, 0)
     lower = (bits & (2**_LOW_BITS - 1)).long()
     within = (above.gather(-1, bucket) + _mass_above(lower, inside, 2**_LOW_BITS) >= mass).sum(-1, keepdim=True)
-    return (((bucket + _FIRST) << _LOW_BITS) + within).int()
+    return (((bucket + _FIRST) << _LOW_BITS) + within).int().view(torch.float32)
 
 
 def _mass_above(bucket: torch.Tensor, whole: torch.Tensor, buckets: int) -> torch.Tensor:

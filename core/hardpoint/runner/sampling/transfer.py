@@ -20,7 +20,11 @@ class Uploads:
 
     def __call__(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """Return ``array`` on the device; it must not be written again, as the device may share or still read it."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        array = np.ascontiguousarray(array)
+        if not array.flags.writeable:
+            # What crossed a process border is a view of the message; torch has no read-only tensors.
+            array = array.copy()
+        tensor = torch.from_numpy(array)
         if self._pin:
             # Copies from pageable memory may wait for the device; the allocator keeps pinned pages until they are read.
             tensor = tensor.pin_memory()
