@@ -25,6 +25,8 @@ from hardpoint.text.render_messages import Rendered, RenderFailed, RenderJob
 #: Marks where the last message ends: private-use characters, which survive escaping, and a space, which trimming removes.
 _END = "\ue000\ue001\ue000"
 _MARK = _END + " "
+#: Tests by which a template tells text from a list of parts.
+_KIND_TESTS = frozenset({"string", "iterable", "sequence", "mapping"})
 
 
 class RefusedByTemplateError(jinja2.TemplateError):
@@ -154,12 +156,13 @@ class Sandbox:
 
 def needs_parts(tree: nodes.Template) -> bool:
     """Return whether a template can only read content as a list of parts: it loops over it without asking what it is."""
-    if any(test.name == "string" for test in tree.find_all(nodes.Test)):
-        return False
     names = {"content"}
     for assignment in tree.find_all(nodes.Assign):
         if isinstance(assignment.target, nodes.Name) and _is_content(assignment.node, names):
             names.add(assignment.target.name)
+    asked = (test for test in tree.find_all(nodes.Test) if test.name in _KIND_TESTS)
+    if any(_is_content(test.node, names) for test in asked):
+        return False
     return any(_is_content(loop.iter, names) for loop in tree.find_all(nodes.For))
 
 

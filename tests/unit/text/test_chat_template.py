@@ -73,6 +73,8 @@ def test_text_parts_become_text_where_the_template_wants_text(renderer: ChatRend
         "{% for m in messages %}{% for part in m['content'] %}<{{ part['text'] }}>{% endfor %}{% endfor %}",
         "{% for m in messages %}{% for part in m.content | list %}<{{ part.text }}>{% endfor %}{% endfor %}",
         "{% for m in messages %}{% set c = m.content %}{% for part in c %}<{{ part.text }}>{% endfor %}{% endfor %}",
+        "{% for m in messages %}{% if m.role is string %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}"
+        "{% endfor %}",
         "{% macro show(content) %}{% for part in content %}<{{ part.text }}>{% endfor %}{% endmacro %}"
         "{% for m in messages %}{{ show(m.content) }}{% endfor %}",
     ],
