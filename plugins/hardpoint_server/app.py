@@ -73,11 +73,9 @@ def create_app(engine: AsyncEngine, config: ServerConfig, catalogue: Catalogue) 
     """
     serving = EngineServing(engine, config)
     # The interactive pages would load scripts from a third party.
-    app = FastAPI(
-        title="Hardpoint", version=hardpoint.__version__, docs_url=None, redoc_url=None, root_path=config.root_path
-    )
+    app = FastAPI(title="Hardpoint", version=hardpoint.__version__, docs_url=None, redoc_url=None)
     owners: dict[tuple[str, str], str] = {}
-    for name in config.routes or catalogue.names("routes"):
+    for name in route_names(config, catalogue):
         _mount(app, catalogue.create("routes", name), name, serving, owners)
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer_validation)
@@ -91,6 +89,18 @@ def create_app(engine: AsyncEngine, config: ServerConfig, catalogue: Catalogue) 
             CORSMiddleware, allow_origins=list(config.allowed_origins), allow_methods=["*"], allow_headers=["*"]
         )
     return app
+
+
+def route_names(config: ServerConfig, catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the route sets to offer, all of which exist.
+
+    Raises:
+        PluginError: for one that does not, or may not be loaded.
+    """
+    names = config.routes or catalogue.names("routes")
+    for name in names:
+        catalogue.load("routes", name)
+    return names
 
 
 def fingerprint(config: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from hardpoint.config.server import ServerConfig
 from hardpoint.contract.errors import ConfigError
 from hardpoint.engine.async_engine import AsyncEngine
 from hardpoint.plugins import Catalogue
-from hardpoint_server.app import create_app
+from hardpoint_server.app import create_app, route_names
 
 _log = logging.getLogger("hardpoint.server")
 
@@ -34,9 +34,11 @@ class HttpServer:
             The process's exit status.
 
         Raises:
-            ConfigError: when the address cannot be bound or a file of ``server`` cannot be read; before the model loads.
+            ConfigError: when the address cannot be bound or a file of ``server`` cannot be read.
+            PluginError: for a route set that cannot be loaded. All of this is found before the model loads.
         """
         server.keys()
+        route_names(server, Catalogue.of(engine.plugins))
         bound = bind(server)
         try:
             config = uvicorn_config(server)

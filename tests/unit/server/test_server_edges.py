@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from importlib.metadata import EntryPoint
 
 import msgspec
 import pytest
+from app_client import Client
 from fake_engine import FakeEngine
 
 from hardpoint.config.server import ServerConfig
@@ -222,33 +224,30 @@ def test_fingerprint_follows_the_configuration(engine):
     assert fingerprint(config) != fingerprint({**config, "cache": {**config["cache"], "block_size": 32}})
 
 
-class _Twice:
-    name = "twice"
-
-    def router(self, serving):
-        from fastapi import APIRouter
-
-        router = APIRouter()
-
-        @router.get("/health")
-        def health():
-            return {}
-
-        return router
+def _routes(**targets):
+    return Catalogue(entry_points=[EntryPoint(name, target, "hardpoint.routes") for name, target in targets.items()])
 
 
 def test_two_route_sets_must_not_claim_one_path(engine):
-    catalogue = Catalogue()
+    catalogue = _routes(health="hardpoint_server.descriptors:HEALTH", clash="hello_routes:CLASH")
+    with pytest.raises(PluginError, match=r"'clash' and 'health' both offer GET /health.*--routes"):
+        create_app(engine, ServerConfig(), catalogue)
+    create_app(engine, ServerConfig(routes=("health",)), catalogue)
 
-    class Both:
-        def names(self, kind):
-            return (*catalogue.names(kind), "twice")
 
-        def create(self, kind, name):
-            return _Twice() if name == "twice" else catalogue.create(kind, name)
-
-    with pytest.raises(PluginError, match=r"'health' and 'twice' both offer GET /health"):
-        create_app(engine, ServerConfig(), Both())
+def test_route_sets_of_others_get_limits_metrics_and_errors(engine):
+    catalogue = _routes(metrics="hardpoint_server.descriptors:METRICS", hello="hello_routes:DESCRIPTOR")
+    client = Client(create_app(engine, ServerConfig(api_key=("k",)), catalogue))
+    headers = {"Authorization": "Bearer k"}
+    assert client.post("/hello?name=Ada", {}).status_code == 401
+    assert client.post("/hello?name=Ada", {}, headers=headers).json() == {"text": "Grü"}
+    wrong = client.post("/hello?name=Ada&words=many", {}, headers=headers)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "words")
+    engine.error = QueueFullError("full")
+    assert client.post("/hello?name=Ada", {}, headers=headers).status_code == 429
+    metrics = client.get("/metrics", headers=headers).text
+    assert 'hardpoint:http_requests_total{method="POST",route="/hello",status="429"} 1.0' in metrics
+    assert 'hardpoint:request_success_total{engine="0",finished_reason="length",model_name="fake"} 1.0' in metrics
 
 
 def test_only_the_named_route_sets_are_offered(serve):
