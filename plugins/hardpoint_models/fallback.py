@@ -221,7 +221,10 @@ def _read(config: Any, build: ModelBuild) -> Any:
         raise CheckpointError(f"transformers cannot load {folder}: {error}") from error
     for name, found, wanted in sorted(info["mismatched_keys"]):
         raise CheckpointError(f"{name} in {folder} has shape {list(found)}; config.json asks for {list(wanted)}")
-    for what, key in (("lacks tensors that the model needs", "missing"), ("has tensors unknown to the model", "unexpected")):
+    for what, key in (
+        ("lacks tensors that the model needs", "missing"),
+        ("has tensors unknown to the model", "unexpected"),
+    ):
         names = sorted(info[f"{key}_keys"])
         if names:
             raise CheckpointError(f"{folder} {what} ({len(names)}): {', '.join(names[:10])}")

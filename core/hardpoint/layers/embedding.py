@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 class VocabTable:
     """This rank's rows of a [vocab, hidden] tensor: ``ceil(vocab / ranks)`` of them, the last rank's rest being zeros."""
 
-    __slots__ = ("first", "rows", "vocab", "weight")
+    __slots__ = ("first", "rows", "weight")
 
-    def __init__(self, build: ModelBuild, path: str, vocab: int, hidden: int) -> None:
+    def __init__(self, build: ModelBuild, path: str, vocab: int, hidden: int, *, packed: bool = False) -> None:
         size = build.comm.size
-        self.vocab = vocab
         self.rows = -(-vocab // size)
         self.first = self.rows * build.comm.rank
         self.weight = build.empty((self.rows, hidden))
@@ -29,7 +28,7 @@ class VocabTable:
         start, stop = min(self.first, vocab), min(self.first + self.rows, vocab)
         self.weight[stop - start :].zero_()
         piece = copied(self.weight[: stop - start], name, (vocab, hidden), along((vocab, hidden), 0, start, stop))
-        build.parameters.append(Parameter(name, self.weight, ((piece,),)))
+        build.parameters.append(Parameter(name, self.weight, ((piece,),), packed=packed))
 
 
 class Embedding:
@@ -71,7 +70,7 @@ class Head:
         soft_cap: ``cap * tanh(logit / cap)`` when set (Gemma 2).
     """
 
-    __slots__ = ("_comm", "_soft_cap", "in_features", "kernel", "out_features", "packed", "path", "scheme", "soft_cap", "table")  # fmt: skip
+    __slots__ = ("_comm", "_soft_cap", "in_features", "kernel", "out_features", "packed", "path", "scheme", "soft_cap", "vocab")  # fmt: skip
 
     def __init__(
         self,
@@ -83,11 +82,12 @@ class Head:
         soft_cap: float | None = None,
     ) -> None:
         self.path = path
-        self.table = tied.table if tied is not None else VocabTable(build, path, vocab, hidden)
+        table = tied.table if tied is not None else VocabTable(build, path, vocab, hidden, packed=True)
+        self.vocab = vocab
         self.scheme = DENSE
-        self.out_features, self.in_features = self.table.weight.shape
+        self.out_features, self.in_features = table.weight.shape
         self.kernel, _ = build.choose_kernel(self)
-        self.packed: Mapping[str, torch.Tensor] = {"weight": self.table.weight}
+        self.packed: Mapping[str, torch.Tensor] = {"weight": table.weight}
         self.soft_cap = soft_cap
         self._soft_cap = build.ops.soft_cap
         self._comm = build.comm if build.comm.size > 1 else None
@@ -97,10 +97,10 @@ class Head:
         """Return float32 logits [n, vocab] for ``hidden`` [n, hidden]."""
         logits = self.kernel.apply(hidden, self.packed, None)
         if self._comm is not None:
-            logits = self._comm.all_gather(logits, dim=-1)[:, : self.table.vocab]
+            logits = self._comm.all_gather(logits, dim=-1)[:, : self.vocab]
         logits = logits.float()
         return logits if self.soft_cap is None else self._soft_cap(logits, self.soft_cap)
 
     def pack(self, build: ModelBuild) -> None:
-        """Hand the loaded weight to the kernel. A tied table keeps its rows for the embedding."""
-        self.packed = self.kernel.pack({"weight": self.table.weight})
+        """Hand the loaded weight to the kernel. A tied table stays as it is for the embedding."""
+        self.packed = self.kernel.pack(self.packed)

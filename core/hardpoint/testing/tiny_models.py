@@ -176,7 +176,7 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
-        _spread(model, "gemma" in model_type)
+        _spread(model, 1.0 if "gemma" in model_type else 0.0)
     path = Path(folder)
     model.save_pretrained(path)
     _state_architecture(path, architecture)
@@ -184,21 +184,29 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
 
 
 @torch.no_grad()
-def _spread(model: torch.nn.Module, scaled_embeddings: bool) -> None:
-    """Give every tensor random values of a scale that keeps activations near one and logits apart."""
+def _spread(model: torch.nn.Module, offset: float) -> None:
+    """Give every tensor random values of a scale that keeps activations near one and logits apart.
+
+    ``offset`` is what norms add to their weights.
+    """
     for name, tensor in model.named_parameters():
         if tensor.dim() >= 2:
             transposed = name.endswith(("experts.gate_up_proj", "experts.down_proj"))
-            fan_in = float(tensor.shape[-2 if transposed else -1])
+            fan_in = tensor.shape[-2 if transposed else -1]
+            std = 1.5 * fan_in**-0.5
             if "embed" in name or "wte" in name:
-                # Where vectors are scaled and the table is the head too, a wide one makes every token predict itself.
-                fan_in = fan_in / 2 if scaled_embeddings else 4.0
-            tensor.normal_(0.0, 1.5 * fan_in**-0.5)
+                # Gemma scales embeddings by the root of their size.
+                std = 0.25 if offset else 0.75
+            tensor.normal_(0.0, std)
         elif "norm" in name or "ln_" in name:
-            # Gemma stores the weight minus one; either way the factor stays near one.
-            tensor.copy_(tensor + 0.2 * torch.randn(tensor.shape))
+            factor = tensor + 0.2 * torch.randn(tensor.shape)
+            if "layers" not in name and ".h." not in name and name.endswith("weight"):
+                # Behind the last norm half of the signs turn: a tied head would make every token predict itself.
+                sign = torch.randint(0, 2, tensor.shape) * 2 - 1
+                factor = (factor + offset) * sign - offset
+            tensor.copy_(factor if name.endswith("weight") else 0.1 * factor)
         else:
-            tensor.normal_(0.0, 0.3)
+            tensor.normal_(0.0, 0.2)
 
 
 def _state_architecture(folder: Path, architecture: str) -> None:
