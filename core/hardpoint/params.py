@@ -177,7 +177,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How ``LLM.beam_search`` searches. ``temperature`` scales log-probabilities; ``length_penalty`` is vLLM's."""
+    """How ``LLM.beam_search`` searches; names and scores are vLLM's.
+
+    Beams are ranked by the model's own log-probabilities; a ``temperature`` above 0 adds one sampled candidate a beam.
+    """
 
     beam_width: int
     max_tokens: int

@@ -9,111 +9,25 @@ import asyncio
 import contextlib
 import functools
 import itertools
-import logging
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from hardpoint.config import EngineConfig
 from hardpoint.contract.errors import EngineDeadError
 from hardpoint.engine.client import EngineClient, EngineInfo
 from hardpoint.engine.frontend import open_engine
-from hardpoint.engine.inputs import InputProcessor, Prompt, PromptTokens
-from hardpoint.engine.messages import EngineOutputs, SchedulerStats
-from hardpoint.engine.outputs import OutputProcessor
-from hardpoint.engine.streams import Stream, wake_all
+from hardpoint.engine.inputs import Prompt, PromptTokens
+from hardpoint.engine.messages import SchedulerStats
+from hardpoint.engine.session import POLL_SECONDS, Session, again, off_loop
+from hardpoint.engine.streams import Stream
+from hardpoint.foreign_settings import without_foreign
 from hardpoint.outputs import RequestOutput
 from hardpoint.params import SamplingParams
 from hardpoint.text.model_text import ModelText
 from hardpoint.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_POLL_SECONDS = 0.5
-_TEXT_THREADS = 4
 Opener = Callable[[], tuple[EngineClient, ModelText]]
-
-
-class _Session:
-    """One life of an engine: from its start to its end or death."""
-
-    def __init__(self, client: EngineClient, text: ModelText) -> None:
-        self.client = client
-        self.inputs = InputProcessor(text, client.info)
-        self.outputs = OutputProcessor(text.tokenizer)
-        self.streams: dict[str, Stream] = {}
-        # Held by whoever changes which requests live: the polling thread, and coroutines that add or abort.
-        self.lock = threading.Lock()
-        self.stats = SchedulerStats()
-        self.dead: EngineDeadError | None = None
-        self.pool = ThreadPoolExecutor(_TEXT_THREADS, "hardpoint-text")
-        self.thread = threading.Thread(target=self._poll, name="hardpoint-outputs", daemon=True)
-
-    def _poll(self) -> None:
-        try:
-            while self.dead is None:
-                outputs = self.client.poll(_POLL_SECONDS)
-                if outputs is not None:
-                    self._hand_over(outputs)
-        except EngineDeadError as error:
-            self.die(error)
-        except Exception as error:
-            log.exception("the outputs of a step could not be read")
-            died = EngineDeadError(f"reading the engine's outputs failed with {type(error).__name__}: {error}")
-            died.__cause__ = error
-            self.die(died)
-
-    def _hand_over(self, outputs: EngineOutputs) -> None:
-        with self.lock:
-            if outputs.stats is not None:
-                self.stats = outputs.stats
-            processed = self.outputs.process(outputs)
-            awake = [self._put(output.request_id, output) for output in processed.outputs]
-            awake += [self._put(name, error) for name, error in processed.errors]
-        if processed.abort:
-            self.client.abort(processed.abort)
-        wake_all(stream for stream in awake if stream is not None)
-
-    def _put(self, name: str, news: RequestOutput | Exception) -> Stream | None:
-        stream = self.streams.get(name)
-        if stream is not None:
-            stream.put(news)
-        return stream
-
-    def die(self, error: EngineDeadError) -> None:
-        """Give every waiting caller the cause; called once or more, by whoever notices."""
-        with self.lock:
-            if self.dead is not None:
-                return
-            self.dead = error
-            self.outputs.clear()
-            waiting, self.streams = list(self.streams.values()), {}
-        for stream in waiting:
-            stream.put(_again(error))
-        wake_all(waiting)
-
-    async def off_loop(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run text work in a thread of its own pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, functools.partial(call, *args, **kwargs))
-
-    def close(self) -> None:
-        """End the engine and the thread."""
-        self.die(EngineDeadError("the engine was shut down"))
-        self.client.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        if self.thread is not threading.current_thread():
-            self.thread.join(timeout=4 * _POLL_SECONDS)
-
-
-def _again(error: EngineDeadError) -> EngineDeadError:
-    """Return a fresh error for one caller: a shared instance would collect everybody's tracebacks."""
-    fresh = EngineDeadError(str(error))
-    fresh.__cause__ = error
-    return fresh
 
 
 class AsyncEngine:
@@ -138,7 +52,7 @@ class AsyncEngine:
         Raises:
             ConfigError: for a setting that does not exist or has a wrong value.
         """
-        return cls(EngineConfig.of(**settings), in_process=in_process)
+        return cls(EngineConfig.of(**without_foreign(settings)), in_process=in_process)
 
     @classmethod
     def over(cls, opener: Opener) -> AsyncEngine:
@@ -150,7 +64,7 @@ class AsyncEngine:
     def _prepare(self, opener: Opener) -> None:
         self._open = opener
         self._names = itertools.count()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._text: ModelText | None = None
         self._draining = False
         self._starting = asyncio.Lock()
@@ -175,7 +89,7 @@ class AsyncEngine:
             await asyncio.to_thread(text.close)
             raise
         self._text = text
-        self._session = _Session(client, text)
+        self._session = Session(client, text)
         self._draining = False
         self._session.thread.start()
 
@@ -200,7 +114,7 @@ class AsyncEngine:
             with contextlib.suppress(EngineDeadError):
                 await self.abort(list(session.streams))
             # Callers get what was generated with the reason "abort", not an error, if the engine is quick enough.
-            grace = time.monotonic() + 4 * _POLL_SECONDS
+            grace = time.monotonic() + 4 * POLL_SECONDS
             while session.dead is None and session.streams and time.monotonic() < grace:
                 await asyncio.sleep(0.02)
         async with self._starting:
@@ -267,7 +181,7 @@ class AsyncEngine:
         stream = Stream(name, delta=params.output_kind == "delta")
         with session.lock:
             if session.dead is not None:
-                raise _again(session.dead)
+                raise again(session.dead)
             session.outputs.add(prepared)
             session.streams[name] = stream
         finished = False
@@ -280,7 +194,7 @@ class AsyncEngine:
         finally:
             self._leave(session, name)
 
-    def _leave(self, session: _Session, name: str) -> None:
+    def _leave(self, session: Session, name: str) -> None:
         """Forget a request; if it still runs, its reader has gone and the engine must end it."""
         with session.lock:
             session.streams.pop(name, None)
@@ -309,7 +223,9 @@ class AsyncEngine:
             RequestError: for a prompt that cannot be served.
         """
         session = self._alive()
-        return await session.off_loop(session.inputs.tokenize, prompt, add_special_tokens=add_special_tokens)
+        return await off_loop(
+            session.tokenizing, session.inputs.tokenize, prompt, add_special_tokens=add_special_tokens
+        )
 
     async def render_chat(
         self,
@@ -331,7 +247,10 @@ class AsyncEngine:
             RequestError: when the conversation does not suit the template, or a limit is reached.
         """
         session = self._alive()
-        return await session.off_loop(
+        chat = self._model_text().chat
+        own = chat is None or chat.is_own(chat_template)
+        return await off_loop(
+            session.rendering if own else session.rendering_foreign,
             session.inputs.render,
             messages,
             tools=tools,
@@ -399,14 +318,14 @@ class AsyncEngine:
             raise EngineDeadError("the engine has not been started, or was shut down")
         return self._text
 
-    def _alive(self) -> _Session:
+    def _alive(self) -> Session:
         if self._session is None:
             raise EngineDeadError("the engine has not been started, or was shut down")
         if self._session.dead is not None:
-            raise _again(self._session.dead)
+            raise again(self._session.dead)
         return self._session
 
-    def _live(self) -> _Session:
+    def _live(self) -> Session:
         session = self._alive()
         if self._draining:
             raise EngineDeadError("the engine is shutting down and takes no more requests")

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -240,7 +240,7 @@ class InputProcessor:
         return array.astype(np.int32, copy=False)
 
 
-def is_conversation(prompt: Any) -> bool:
+def is_conversation(prompt: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     """Return whether ``prompt`` is a list of chat messages."""
     return (
         isinstance(prompt, Sequence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterable
 
@@ -62,7 +63,8 @@ def wake_all(streams: Iterable[Stream]) -> None:
     for stream in streams:
         by_loop.setdefault(stream.loop, []).append(stream)
     for loop, waiting in by_loop.items():
-        if not loop.is_closed():
+        # A loop that was closed has no readers left.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_wake, waiting)
 
 

@@ -44,6 +44,15 @@ class ChatRenderer:
         """The model's templates by name; empty for a model without one."""
         return self._templates
 
+    @property
+    def workers(self) -> int:
+        """How many of the model's own renderings run at the same time, and how many of foreign templates beside them."""
+        return self._limits.workers
+
+    def is_own(self, chat_template: str | None) -> bool:
+        """Return whether ``chat_template`` stands for one of the model's own."""
+        return chat_template is None or chat_template in self._templates
+
     def check(self) -> None:
         """Compile the model's templates.
 
@@ -104,7 +113,7 @@ class ChatRenderer:
         return self._run(job, own=own)
 
     def _choose(self, given: str | None, tools: bool) -> tuple[str, bool]:
-        if given is not None and given not in self._templates:
+        if given is not None and not self.is_own(given):
             return given, False
         name = given or ("tool_use" if tools and "tool_use" in self._templates else "default")
         if name not in self._templates:

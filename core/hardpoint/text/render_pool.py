@@ -54,8 +54,12 @@ class _Renderer:
             if time.monotonic() > deadline:
                 return f"it ran longer than {seconds:g} seconds"
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """End the process, from any thread; whoever waits for its answer learns of it."""
         self._child.close(timeout=0.0)
+
+    def close(self) -> None:
+        self.kill()
         self._jobs.close(linger=0)
         self._answers.close(linger=0)
 
@@ -68,6 +72,7 @@ class RenderPool:
         self._limits = limits
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._idle: list[_Renderer] = []
+        self._busy: set[_Renderer] = set()
         self._places = threading.Semaphore(limits.workers)
         self._lock = threading.Lock()
         self._closed = False
@@ -109,11 +114,16 @@ class RenderPool:
             context = self._context
             renderer = self._idle.pop() if self._idle else None
         renderer = renderer or _Renderer(context, self._limits)
+        with self._lock:
+            self._busy.add(renderer)
         try:
             yield renderer
         except BaseException:
             renderer.close()
             raise
+        finally:
+            with self._lock:
+                self._busy.discard(renderer)
 
     def _give_back(self, renderer: _Renderer) -> None:
         with self._lock:
@@ -123,9 +133,12 @@ class RenderPool:
         renderer.close()
 
     def close(self) -> None:
-        """End the processes; those at work end with their job."""
+        """End the processes, also those at work."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            busy = list(self._busy)
         for renderer in idle:
             renderer.close()
+        for renderer in busy:
+            renderer.kill()

@@ -38,7 +38,7 @@ def bound_memory(extra: int) -> None:
     status = Path("/proc/self/statm")
     if status.exists():
         now = int(status.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + extra, resource.RLIM_INFINITY))
+        _lower(resource.RLIMIT_AS, now + extra)
 
 
 def bound_time(seconds: float) -> None:
@@ -46,8 +46,13 @@ def bound_time(seconds: float) -> None:
 
     The parent's deadline comes first; this one holds when the parent is gone and the interpreter sits in one long operation.
     """
-    used = math.ceil(time.process_time() + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (used, resource.RLIM_INFINITY))
+    _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds) + 1)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Set a soft limit; the hard one stays as whoever started this process left it."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _answer(sandbox: Sandbox, job: RenderJob) -> bytes:

@@ -15,7 +15,9 @@ from hardpoint import AsyncEngine, ConfigError, EngineDeadError, RequestError, S
 from hardpoint.engine import async_engine
 from hardpoint.engine.messages import EngineRequest
 from hardpoint.outputs import RequestOutput
+from hardpoint.text.chat_template import ChatRenderer
 from hardpoint.text.model_text import ModelText
+from hardpoint.text.render_messages import RenderLimits
 from scripted_engine import ScriptedClient
 from tiny_tokenizers import CHATML, tiny_tokenizer
 
@@ -355,6 +357,31 @@ def test_chats_are_rendered_off_the_event_loop() -> None:
         assert outputs[-1].prompt == tokens.text
 
     with_engine(test, factory)
+
+
+def test_hostile_templates_of_requests_hold_up_nobody_else() -> None:
+    factory = Factory()
+    limits = RenderLimits(seconds=2.0, workers=1)
+    text = ModelText(tokenizer=TOKENIZER, chat=ChatRenderer({"default": CHATML}, {}, limits))
+
+    async def body() -> None:
+        conversation = [{"role": "user", "content": "Hi"}]
+        endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        async with AsyncEngine.over(lambda: (factory()[0], text)) as engine:
+            attacks = [asyncio.create_task(engine.render_chat(conversation, chat_template=endless)) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            for _ in range(5):
+                await engine.render_chat(conversation)
+                await engine.tokenize("Hello")
+                await collect(engine, "Hello", max_tokens=3)
+            assert not any(attack.done() for attack in attacks)
+            (first,) = await asyncio.gather(attacks[0], return_exceptions=True)
+            assert isinstance(first, RequestError)
+            assert "longer than 2 seconds" in str(first)
+        ended = await asyncio.gather(*attacks, return_exceptions=True)
+        assert all(isinstance(error, (RequestError, EngineDeadError)) for error in ended)
+
+    asyncio.run(body())
 
 
 def test_a_broken_chat_template_stops_the_start_and_leaves_nothing_running() -> None:
