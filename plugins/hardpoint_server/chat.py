@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from hardpoint.contract.routes import Serving
+from hardpoint.engine.inputs import PromptTokens
 from hardpoint.outputs import CompletionOutput
 from hardpoint_server.common import Job
 from hardpoint_server.errors import invalid
@@ -52,7 +52,7 @@ class ChatJob(Job):
         )
         self.echoed = self._echo()
 
-    async def _render(self) -> Any:
+    async def _render(self) -> PromptTokens:
         request = self.request
         if request.chat_template is not None and not self.serving.config.trust_request_chat_template:
             raise invalid(
@@ -88,7 +88,7 @@ class ChatJob(Job):
 
     async def answer(self) -> Envelope:
         """Return the whole answer."""
-        stream = self.run(await self._render(), self.params, self.request)
+        stream = self.run(await self._render(), self.params)
         async with aclosing(stream) as outputs:
             async for output in outputs:
                 final = output
@@ -115,7 +115,7 @@ class ChatJob(Job):
         """Yield the role first, then a chunk per engine output."""
         writer = ChunkWriter(self.envelope([], chunk=True))
         first = True
-        stream = self.run(await self._render(), self.params, self.request)
+        stream = self.run(await self._render(), self.params)
         async with aclosing(stream) as outputs:
             async for output in outputs:
                 self.count(output, first)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hardpoint.contract.routes import Serving
+from hardpoint.engine.inputs import PromptTokens
 from hardpoint.outputs import RequestOutput
 from hardpoint.params import SamplingParams
 from hardpoint_server.errors import JSON, ApiError
@@ -52,6 +53,7 @@ class Job:
         self.created = int(time.time())
         self.model = request.model or serving.model_names[0]
         self.tally = Tally()
+        self._priority, self._salt = request.priority or 0, request.cache_salt
 
     async def answer(self) -> Envelope:
         """Return the whole answer."""
@@ -73,17 +75,15 @@ class Job:
             **more,
         )
 
-    def run(
-        self, prompt: Any, params: SamplingParams, request: GenerationRequest, part: int = 0
-    ) -> AsyncGenerator[RequestOutput, None]:
+    def run(self, prompt: PromptTokens, params: SamplingParams, part: int = 0) -> AsyncGenerator[RequestOutput, None]:
         """Return the outputs of one prompt; ``part`` numbers the prompts of the request."""
         # The engine's name for it is unique even when a client repeats its own.
         return self.serving.generate(
             prompt,
             params,
             request_id=f"{self.id}-{part}-{uuid.uuid4().hex[:8]}",
-            priority=request.priority or 0,
-            cache_salt=request.cache_salt,
+            priority=self._priority,
+            cache_salt=self._salt,
         )
 
     def recommended(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from hardpoint.contract.routes import Serving
-from hardpoint.outputs import CompletionOutput, RequestOutput
+from hardpoint.outputs import CompletionOutput, PromptLogprobs, RequestOutput
 from hardpoint_server.common import Job
 from hardpoint_server.errors import invalid
 from hardpoint_server.logprobs import completion_logprobs, prompt_logprobs
@@ -46,20 +46,22 @@ class CompletionJob(Job):
         if request.echo and request.logprobs is not None and self.params.prompt_logprobs is None:
             self.params = self.params.replace(prompt_logprobs=request.logprobs)
         self._offsets: dict[int, int] = {}
+        # A stream carries a prompt's log-probabilities once, but each of its n sequences echoes them.
+        self._prompt_logprobs: dict[int, PromptLogprobs] = {}
 
     async def _streams(self) -> list[AsyncGenerator[RequestOutput, None]]:
         # All prompts are checked before the first one runs.
         special = self.request.add_special_tokens
         tokenize = self.serving.engine.tokenize
         tokens = [await tokenize(prompt, add_special_tokens=special is not False) for prompt in self.prompts]
-        return [self.run(prompt, self.params, self.request, part) for part, prompt in enumerate(tokens)]
+        return [self.run(prompt, self.params, part) for part, prompt in enumerate(tokens)]
 
     async def answer(self) -> Envelope:
         """Return the whole answer."""
         choices: list[TextChoice] = []
         async with aclosing(merge(await self._streams())) as outputs:
             async for part, output in outputs:
-                self._count(output, first=True)
+                self._see(part, output, first=True)
                 choices += [self._choice(part, output, completion, opening=True) for completion in output.outputs]
         choices.sort(key=lambda choice: choice.index)
         return self.envelope(choices, usage=self.tally.usage())
@@ -71,7 +73,7 @@ class CompletionJob(Job):
         seen: set[int] = set()
         async with aclosing(merge(await self._streams())) as outputs:
             async for part, output in outputs:
-                self._count(output, first=part not in seen)
+                self._see(part, output, first=part not in seen)
                 seen.add(part)
                 choices = []
                 for completion in output.outputs:
@@ -87,7 +89,9 @@ class CompletionJob(Job):
             yield writer.chunk([], self.tally.usage())
         yield DONE
 
-    def _count(self, output: RequestOutput, first: bool) -> None:
+    def _see(self, part: int, output: RequestOutput, first: bool) -> None:
+        if output.prompt_logprobs is not None:
+            self._prompt_logprobs[part] = output.prompt_logprobs
         before = self.tally.completion
         self.count(output, first)
         if self.score_only:
@@ -102,7 +106,7 @@ class CompletionJob(Job):
         return TextChoice(
             index=index,
             text=text,
-            logprobs=self._logprobs(index, output, completion, opening),
+            logprobs=self._logprobs(part, output, completion, opening),
             finish_reason=completion.finish_reason,
             stop_reason=completion.stop_reason,
             prompt_logprobs=prompt_logprobs(output.prompt_logprobs) if opening and self._reports_prompt else None,
@@ -120,16 +124,17 @@ class CompletionJob(Job):
         return self.decode(output.prompt_token_ids)
 
     def _logprobs(
-        self, index: int, output: RequestOutput, completion: CompletionOutput, opening: bool
+        self, part: int, output: RequestOutput, completion: CompletionOutput, opening: bool
     ) -> CompletionLogprobs | None:
         top = self.request.logprobs
         if top is None:
             return None
+        index = part * self.request.choices + completion.index
         ids: list[int] = [] if self.score_only else list(completion.token_ids)
         positions: list[Any] = [] if self.score_only else list(completion.logprobs or [])
         if self.request.echo and opening:
             ids = [*output.prompt_token_ids, *ids]
-            positions = [*(output.prompt_logprobs or [None] * len(output.prompt_token_ids)), *positions]
+            positions = [*self._prompt_logprobs[part], *positions]
         if not ids:
             return None
         made = completion_logprobs(

@@ -18,6 +18,8 @@ _NO_GRAMMAR = "no grammar backend is installed that could constrain the text"
 _NO_BEAM = "beam search is offered by LLM.beam_search in Python, not over HTTP"
 _NO_MEDIA = "only text goes in and out of this model"
 
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
 
 class StreamOptions(msgspec.Struct, kw_only=True):
     """Options of a stream. ``include_obfuscation`` is accepted; nothing is padded."""
@@ -126,6 +128,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
             )
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options needs stream=true", "stream_options")
+        if self.request_id is not None and not _REQUEST_ID.fullmatch(self.request_id):
+            raise invalid("request_id must be 1 to 128 printable characters without spaces", "request_id")
         if self.cache_salt == "":
             raise invalid("cache_salt is empty; leave it out to share cached prefixes", "cache_salt")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from server_process import CONTEXT, KEY, MODEL, SCRIPT, ServerProcess, until
+from server_process import CONTEXT, MODEL, ServerProcess, until
 
 LONG = {"model": MODEL, "prompt": "Hello", "ignore_eos": True}
 
@@ -165,15 +164,3 @@ def test_a_full_queue_is_429(own_server):
     for thread in threads:
         thread.join()
     assert set(statuses) == {200, 429}
-
-
-@pytest.mark.slow
-def test_commands_talk_to_a_server(server):
-    def run(*arguments: str) -> str:
-        command = [str(SCRIPT), *arguments, "--url", server.url, "--api-key", KEY, "--max-tokens", "6"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert run("chat", "Hello", "--temperature", "0") == run("chat", "Hello", "--temperature", "0")
-    assert run("complete", "The quick", "--temperature", "0")

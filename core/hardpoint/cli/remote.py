@@ -63,9 +63,7 @@ class Remote:
         try:
             response = self._client.get("/v1/models")
         except httpx.HTTPError as error:
-            raise ServerError(
-                f"no server answers at {self._url}: {error}; start one with `hardpoint serve`"
-            ) from error
+            raise ServerError(f"no server answers at {self._url}: {error}; start one with `hardpoint serve`") from error
         if response.status_code != 200:
             raise ServerError(message_of(response.status_code, response.content))
         cards = response.json()["data"]

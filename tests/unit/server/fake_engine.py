@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class FakeEngine:
 
     Attributes:
         pause: seconds before each token.
+        staggered: stream each sequence's tokens in outputs of their own.
         error: raised in place of token ``fail_at`` of requests whose prompt ``fails``.
         dead: why the engine ended, if it did.
         calls: every request, in order.
@@ -58,6 +59,7 @@ class FakeEngine:
     fail_at: int = 0
     fails: Callable[[PromptTokens], bool] = lambda prompt: True
     adds_special_tokens: bool = False
+    staggered: bool = False
     dead: str | None = None
     calls: list[Call] = field(default_factory=list)
     rendered: list[dict[str, Any]] = field(default_factory=list)
@@ -127,13 +129,28 @@ class FakeEngine:
                 options["request_id"], text, ids, prompt_logprobs, made, end == length, times, num_cached_tokens=3
             )
 
+        def split(whole: RequestOutput) -> list[RequestOutput]:
+            if not self.staggered:
+                return [whole]
+            last = whole.outputs[-1]
+            return [
+                replace(
+                    whole,
+                    outputs=[one],
+                    prompt_logprobs=whole.prompt_logprobs if one.index == 0 else None,
+                    finished=whole.finished and one is last,
+                )
+                for one in whole.outputs
+            ]
+
         try:
             for position in range(length):
                 await asyncio.sleep(self.pause)
                 if self.error is not None and position == self.fail_at and self.fails(prompt):
                     raise self.error
                 if delta:
-                    yield output(position, position + 1)
+                    for part in split(output(position, position + 1)):
+                        yield part
             if not delta:
                 yield output(0, length)
             call.finished = True

@@ -102,6 +102,16 @@ def test_echo_puts_prompt_and_its_logprobs_in_front(client, prompt, stream):
     assert logprobs["top_logprobs"][1] == {"j": -0.25, "i": -0.5}
 
 
+def test_every_sequence_of_a_stream_echoes_the_logprobs(client, engine):
+    engine.staggered = True
+    chunks = client.events(PATH, {"prompt": "Hi", "echo": True, "logprobs": 1, "max_tokens": 2, "n": 2})
+    for index in range(2):
+        parts = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+        assert "".join(part["text"] for part in parts) == "Hi" + ANSWER[:2]
+        values = [value for part in parts for value in part["logprobs"]["token_logprobs"]]
+        assert values == [None, -0.5, -0.5, -0.5]
+
+
 def test_echo_without_output_scores_the_prompt(client, engine):
     body = {"prompt": "Hi", "echo": True, "logprobs": 1, "max_tokens": 0}
     answer = client.post(PATH, body).json()
@@ -203,6 +213,7 @@ def test_model_defaults_apply_where_the_request_is_silent(client, engine):
         ({"prompt": "a", "stop": ""}, "stop", "empty"),
         ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options", "stream=true"),
         ({"prompt": "a", "stream": True, "prompt_logprobs": 1}, "prompt_logprobs", "streamed"),
+        ({"prompt": "a", "request_id": "a b"}, "request_id", "printable"),
         ({"prompt": "a", "cache_salt": ""}, "cache_salt", "empty"),
         ({"prompt": "a", "service_tier": "flex"}, "service_tier", "only"),
         ({"prompt": "a", "temprature": 1}, "temprature", "did you mean 'temperature'"),
