@@ -60,16 +60,16 @@ def _message(given: Any, path: str) -> dict[str, Any]:
         message["tool_calls"] = _tool_calls(message["tool_calls"], path)
     else:
         message.pop("tool_calls", None)
+        # Beside tool calls, templates tell "no content" from an empty one; elsewhere they print what they find.
+        message["content"] = message["content"] or ""
     reasoning = next((message[name] for name in _REASONING if message.get(name) is not None), None)
     if reasoning is not None:
         message.update(dict.fromkeys(_REASONING, reasoning))
     return message
 
 
-def _content(content: Any, path: str) -> str | list[dict[str, str]]:
-    if content is None:
-        return ""
-    if isinstance(content, str):
+def _content(content: Any, path: str) -> str | list[dict[str, str]] | None:
+    if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise RequestError(f"{path}.content is {content!r}; it must be text or a list of parts", field="messages")

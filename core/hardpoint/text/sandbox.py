@@ -180,8 +180,9 @@ def _is_content(node: nodes.Node, names: set[str]) -> bool:
 def _content(content: Any, wants_parts: bool) -> Any:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if wants_parts else content
-    parts = content or []
-    return parts if wants_parts else "\n".join(part["text"] for part in parts)
+    if content is None or wants_parts:
+        return content
+    return "\n".join(part["text"] for part in content)
 
 
 def _mark_end(message: dict[str, Any]) -> None:

@@ -101,6 +101,17 @@ def test_tools_choose_their_template_and_arguments_become_objects(renderer: Chat
     assert call["function"]["arguments"] == '{"x": [1, 2]}', "the caller's message is left alone"
 
 
+@pytest.mark.parametrize(("content", "seen"), [(None, "None"), ("", "''"), ([], "''")])
+def test_no_content_beside_tool_calls_stays_none(renderer: ChatRenderer, content: Any, seen: str) -> None:
+    call = {"function": {"name": "f"}}
+    template = "{{ [messages[0].content] }}{{ messages[0].tool_calls[0].function.arguments }}"
+    message = {"role": "assistant", "content": content, "tool_calls": [call]}
+    assert renderer.render([message], chat_template=template) == f"[{seen}]{{}}"
+    assert (
+        renderer.render([{"role": "user", "content": content}], chat_template="{{ [messages[0].content] }}") == "['']"
+    )
+
+
 def test_reasoning_is_found_under_every_name(renderer: ChatRenderer) -> None:
     template = "{{ messages[0].reasoning_content }},{{ messages[0].thinking }},{{ messages[0].reasoning }}"
     message = {"role": "assistant", "content": "4", "reasoning": "2+2"}
