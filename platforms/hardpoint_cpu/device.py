@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,11 @@ from hardpoint_cpu.platform import total_bytes
 _OOM_TEXTS: Final = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "std::bad_alloc")
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+# glibc's mallopt: names of parameters, and what they are set to. 32 MiB is the largest threshold that it accepts.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_MMAP_THRESHOLD: Final = 32 << 20
+_TRIM_THRESHOLD: Final = 256 << 20
 
 
 class CpuDevice:
@@ -37,6 +43,7 @@ class CpuDevice:
         self.caps = caps
         self._ranks = ranks
         torch.set_num_threads(threads)
+        _keep_freed_memory()
 
     @property
     def torch_device(self) -> torch.device:
@@ -61,8 +68,7 @@ class CpuDevice:
     def trim(self) -> None:
         """Collect garbage and return free heap pages to the system where the C library can."""
         gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
+        if (trim := _c_library("malloc_trim")) is not None:
             trim(0)
 
     def synchronize(self) -> None:
@@ -191,6 +197,22 @@ class Snapshot:
 
     def result(self) -> np.ndarray[Any, Any]:
         return self._array
+
+
+def _keep_freed_memory() -> None:
+    """Make the C library keep what a step frees, for the next step.
+
+    By default it returns every piece of some megabytes to the system at once, and the next step's first touch of each page
+    costs more than the computation on it: activations of the same size are made and dropped in every layer of every step.
+    """
+    if (mallopt := _c_library("mallopt")) is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
+
+
+def _c_library(function: str) -> Callable[..., int] | None:
+    """Return a function of the C library, or ``None`` where it has none of that name."""
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
 
 
 def _peak_bytes() -> int | None:

@@ -90,8 +90,11 @@ def attention_cases() -> Iterator[AttentionCase]:
         yield replace(plain, label=f"{name}-float32-over-bfloat16", kv_dtype="bfloat16")
     for name in ("decode", "mixed"):
         plain = AttentionCase(label=name, requests=_BATCHES[name][0], decodes=_BATCHES[name][1])
-        for heads, kv_heads in ((1, 1), (4, 4), (6, 1), (8, 2), (14, 2)):
-            yield replace(plain, label=f"{name}-{heads}/{kv_heads}", num_heads=heads, num_kv_heads=kv_heads)
+        for (heads, kv_heads), dtype in itertools.product(
+            ((1, 1), (4, 4), (6, 1), (8, 2), (14, 2)), ("float32", "bfloat16")
+        ):
+            label = f"{name}-{heads}/{kv_heads}-{dtype}"
+            yield replace(plain, label=label, num_heads=heads, num_kv_heads=kv_heads, dtype=dtype)
         for size, dtype in itertools.product((32, 80, 96, 128, 192, 256), ("float32", "bfloat16")):
             yield replace(plain, label=f"{name}-head{size}-{dtype}", head_size=size, dtype=dtype)
         for block in (1, 5, 8, 32, 128):
