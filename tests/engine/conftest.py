@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from hardpoint.testing.tiny_models import make_tiny
+from throwaway import site
 
 torch.set_num_threads(1)
 
@@ -32,11 +32,4 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prompts_with_shared_prefixes(count: int, vocab: int, seed: int = 0) -> list[list[int]]:
-    """Return prompts of 1 to 90 tokens; every third one extends the one before it."""
-    rng = np.random.default_rng(seed)
-    prompts: list[list[int]] = []
-    for i in range(count):
-        body = rng.integers(3, vocab, size=int(rng.integers(1, 60))).tolist()
-        prompts.append(prompts[-1] + body[:30] if i % 3 == 2 else body)
-    return prompts
+__all__ = ["site"]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import prompts_with_shared_prefixes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hardpoint import LLM, SamplingParams
+from prompts import prompts_with_shared_prefixes
 
 PROMPTS = prompts_with_shared_prefixes(9, vocab=200)
 OUTPUT = 24
@@ -44,7 +44,13 @@ def alone(folder: Path) -> list[list[int]]:
     order=st.permutations(range(len(PROMPTS))),
 )
 def test_greedy_output_depends_on_the_prompt_alone(
-    tiny: Path, block_size: int, room: float, order: list[int], max_num_seqs: int, max_num_batched_tokens: int, **changes: Any
+    tiny: Path,
+    block_size: int,
+    room: float,
+    order: list[int],
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    **changes: Any,
 ) -> None:
     """``room`` is the cache's size in longest sequences: at 1.0 every second sequence preempts another."""
     groups = 1 if "Llama" in tiny.name else 2

@@ -118,7 +118,12 @@ class AttentionPlanner(Protocol):
     graphs: GraphSupport
 
     def plan(self, batch: BatchView) -> Any:
-        """Return an opaque plan, passed to every layer of the group; at stable addresses if it is to be graphed."""
+        """Return an opaque plan, passed to every layer of the group.
+
+        A planner whose ``graphs`` is not ``NONE`` is also called while a decode step is prepared (see ``StepPreparer``).
+        Then the tensors of ``batch`` keep their addresses but not their values, and its host arrays and maxima are upper
+        bounds: such a plan may depend on shapes and on these bounds, and leaves the rest to the device.
+        """
 
 
 class AttentionLayer(Protocol):

@@ -8,14 +8,18 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import numpy as np
     import torch
 
     from hardpoint.contract.collectives import CommunicatorFactory, World
-    from hardpoint.contract.limits import BatchShape
+    from hardpoint.contract.limits import BatchLimits, BatchShape
+
+T = TypeVar("T")
 
 
 class GraphSupport(IntEnum):
@@ -134,18 +138,27 @@ class Staging(Protocol):
 
 
 class StepPreparer(Protocol):
-    """Capture, ahead-of-time compilation and eager execution are one idea: prepare a step for a shape."""
+    """Capture, ahead-of-time compilation and eager execution are one idea: prepare a step for a shape.
 
-    def shapes(self) -> tuple[BatchShape, ...]:
-        """Return the shapes to prepare, those in use first; empty when every shape runs eagerly."""
+    The core prepares decode steps: a step of ``shape.requests`` rows with one token each. It runs the smallest prepared
+    shape that holds the rows at hand, with spare rows that write to the null block only.
+    """
 
-    def cost(self, shape: BatchShape) -> int:
-        """Return the bytes that preparing ``shape`` will keep."""
+    def shapes(self, limits: BatchLimits) -> Sequence[BatchShape]:
+        """Return the decode shapes that may be prepared, in any order; empty when every step runs eagerly."""
 
-    def prepare(self, step: Any, shape: BatchShape) -> Any:
-        """Return a callable that runs ``step`` on its fixed buffers for ``shape``."""
+    def first(self, limits: BatchLimits) -> Sequence[BatchShape]:
+        """Return those to prepare before the first request; the others are prepared when they are first used."""
 
-    def reset(self) -> None: ...
+    def prepare(self, step: Callable[[], T], shape: BatchShape) -> Callable[[], T]:
+        """Return a callable that does what ``step`` does, with the same results at the same addresses every time.
+
+        ``step`` reads and writes only tensors that live as long as the runner, does not wait for the device, and may be
+        run several times in a row with the same effect.
+        """
+
+    def reset(self) -> None:
+        """Forget what was prepared, before the memory that it uses is given back."""
 
 
 @runtime_checkable

@@ -7,7 +7,6 @@ decides (the last sampled token of a row) exists on the device only, so that the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,12 @@ import torch
 
 from hardpoint.contract.device import Device
 from hardpoint.contract.step import Int32s, RowStart, StepPlan
+from hardpoint.runner.sampling.transfer import Uploads
 
 
 @dataclass(slots=True)
 class BlockTable:
-    """One KV group's block tables: int32[max_rows, width] on host and device, always equal."""
+    """One KV group's block tables: int32[max_rows + 1, width] on host and device, always equal."""
 
     host: npt.NDArray[np.int32]
     device: torch.Tensor
@@ -33,18 +33,22 @@ class PersistentBatch:
         max_blocks: blocks that the longest sequence takes.
         num_groups: KV groups.
         device: where the device side lives.
+
+    Attributes:
+        spare_row: a row that never holds a sequence; its block table stays at the null block.
     """
 
     def __init__(self, *, max_rows: int, max_blocks: int, num_groups: int, device: Device) -> None:
         place = device.torch_device
-        self._device = device
+        self.upload = Uploads(device)
+        self.spare_row = max_rows
         self.starts: list[RowStart | None] = [None] * max_rows
         self.prompt_logprob_rows: set[int] = set()
-        self.last_token = torch.zeros(max_rows, dtype=torch.int64, device=place)
+        self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=place)
         self.tables = tuple(
             BlockTable(
-                host=np.zeros((max_rows, max_blocks), np.int32),
-                device=torch.zeros((max_rows, max_blocks), dtype=torch.int32, device=place),
+                host=np.zeros((max_rows + 1, max_blocks), np.int32),
+                device=torch.zeros((max_rows + 1, max_blocks), dtype=torch.int32, device=place),
             )
             for _ in range(num_groups)
         )
@@ -89,10 +93,3 @@ class PersistentBatch:
         if known is None:
             raise RuntimeError(f"row {row} holds no sequence")
         return known.token_ids[start : start + count]
-
-    def upload(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        """Return a device copy of a small host array that is not written again."""
-        array = np.ascontiguousarray(array)
-        if not array.flags.writeable:
-            array = array.copy()
-        return torch.from_numpy(array).to(self._device.torch_device, non_blocking=True)

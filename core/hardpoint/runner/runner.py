@@ -15,19 +15,25 @@ from hardpoint.contract.kv import KVBudget, KVPlan, KVSpec
 from hardpoint.contract.ops import OpProvider
 from hardpoint.contract.platform import Platform
 from hardpoint.contract.quant import LinearKernel
-from hardpoint.contract.step import StepPlan, StepResult
+from hardpoint.contract.step import Int32s, StepPlan, StepResult
 from hardpoint.executor.launch import RunnerLaunch
 from hardpoint.layers import LoadedModel, StepContext, load_model
 from hardpoint.ops import OpTable
 from hardpoint.plugins import Catalogue
 from hardpoint.runner.attention_choice import AttentionChoice
 from hardpoint.runner.batch import PersistentBatch
-from hardpoint.runner.inputs import StepInputs, prepare
+from hardpoint.runner.decodes import PreparedDecodes
+from hardpoint.runner.inputs import prepare
 from hardpoint.runner.kv_pool import KVPool
 from hardpoint.runner.memory import activation_bytes
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
 from hardpoint.runner.sampling import Sampled, Sampler
 from hardpoint.weights import model_shape, resolve
+
+_NO_TOKEN = (
+    "no token can be sampled: the model's logits are not numbers (damaged weights, or a type too narrow for the model), or "
+    "allowed_token_ids, bad_words and min_tokens leave none"
+)
 
 
 class TorchRunner:
@@ -56,6 +62,7 @@ class TorchRunner:
         self._pool: KVPool
         self._batch: PersistentBatch
         self._planners: tuple[AttentionPlanner, ...] = ()
+        self._decodes: PreparedDecodes | None = None
         self._sampler: Sampler
         self._prompt_logprobs: PromptLogprobs
         self._memory: tuple[tuple[str, int], ...] = ()
@@ -150,6 +157,10 @@ class TorchRunner:
             num_groups=len(kv.groups),
             device=self._device,
         )
+        if not self._config.platform.enforce_eager:
+            self._decodes = PreparedDecodes.of(
+                self._device, limits, self._loaded.model, self._planners, self._batch, kv.block_size
+            )
         self._sampler = Sampler(limits.max_requests, self._shape.vocab_size, self._device, self._ops)
         self._prompt_logprobs = PromptLogprobs(self._sampler, self._loaded.model.logits)
         self._memory = (*self._memory, ("KV cache, allocated", self._pool.bytes))
@@ -163,6 +174,10 @@ class TorchRunner:
         for start in plan.starts:
             self._sampler.start(start)
         self._pool.copy(plan.copies)
+        if self._decodes is not None and self._decodes.takes(plan):
+            every = np.arange(len(plan.rows), dtype=np.int32)
+            sampled, tokens = self._sample(plan, self._decodes.run(plan), every)
+            return PendingStep(plan, every, tokens, sampled, dict)
         inputs = prepare(plan, self._batch, self._pool.plan.block_size)
         context = StepContext(
             plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
@@ -170,23 +185,19 @@ class TorchRunner:
         )
         hidden = self._loaded.model(inputs.token_ids, inputs.positions, context)
         prompts = self._prompt_logprobs.of(plan, self._batch, hidden)
-        sampled, tokens = self._sample(plan, inputs, hidden)
-        return PendingStep(plan, inputs, tokens, sampled, prompts)
-
-    def _sample(
-        self, plan: StepPlan, inputs: StepInputs, hidden: torch.Tensor
-    ) -> tuple[Sampled | None, HostCopy | None]:
         if not len(inputs.sample_at):
-            return None, None
+            return PendingStep(plan, inputs.sample_at, None, None, prompts)
         logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
-        rows = plan.rows[inputs.sample_at]
-        lengths = (plan.num_computed + plan.num_tokens)[inputs.sample_at]
-        sampled = self._sampler.sample(logits, rows, lengths)
-        tokens = sampled.tokens
-        self._batch.last_token[self._batch.upload(rows.astype(np.int64))] = tokens
-        # A token whose logit is not a number marks a row that cannot go on; -1 tells the host.
-        finite = torch.isfinite(logits.gather(1, tokens.unsqueeze(1))).squeeze(1)
-        return sampled, self._device.to_host(torch.where(finite, tokens, -1))
+        sampled, tokens = self._sample(plan, logits, inputs.sample_at)
+        return PendingStep(plan, inputs.sample_at, tokens, sampled, prompts)
+
+    def _sample(self, plan: StepPlan, logits: torch.Tensor, at: Int32s) -> tuple[Sampled, HostCopy]:
+        """Sample for the plan's positions ``at`` and keep the tokens on the device as the rows' next inputs."""
+        rows = plan.rows[at]
+        sampled = self._sampler.sample(logits, rows, (plan.num_computed + plan.num_tokens)[at])
+        self._batch.last_token[self._batch.upload(rows.astype(np.int64))] = sampled.tokens
+        # -1 tells the host that the row cannot go on.
+        return sampled, self._device.to_host(torch.where(torch.isfinite(sampled.best), sampled.tokens, -1))
 
     def describe(self) -> Mapping[str, Any]:
         """Return what was chosen, as plain data."""
@@ -232,13 +243,13 @@ class PendingStep:
     def __init__(
         self,
         plan: StepPlan,
-        inputs: StepInputs,
+        sample_at: Int32s,
         tokens: HostCopy | None,
         sampled: Sampled | None,
         prompt_logprobs: Callable[[], dict[int, Any]],
     ) -> None:
         self._plan = plan
-        self._at = inputs.sample_at
+        self._at = sample_at
         self._tokens = tokens
         self._sampled = sampled
         self._prompt_logprobs = prompt_logprobs
@@ -257,7 +268,7 @@ class PendingStep:
             tokens[self._at, 0] = found
             counts[self._at] = 1
             for at in self._at[found < 0]:
-                failures[int(at)] = "the model's logits are not numbers (NaN); the weights may be damaged"
+                failures[int(at)] = _NO_TOKEN
                 counts[at] = 0
             logprobs = {int(self._at[i]): value for i, value in self._sampled.logprobs().items()}
         return StepResult(
