@@ -26,3 +26,10 @@ ONEDNN = Descriptor(
     implementation="hardpoint_cpu.linear:OneDnnLinear",
     summary="dense weights in oneDNN's blocked format",
 )
+OPS = Descriptor(
+    kind="ops",
+    name="cpu",
+    contract=(1, 0),
+    implementation="hardpoint_cpu.ops:CpuOps",
+    summary="ops in fewer passes over memory than their references",
+)

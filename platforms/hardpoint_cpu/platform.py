@@ -77,7 +77,7 @@ class CpuPlatform:
         return ("cpu",)
 
     def op_providers(self) -> Sequence[str]:
-        return ()
+        return ("cpu",)
 
     def linear_kernels(self) -> Sequence[str]:
         return ("onednn",)

@@ -22,7 +22,7 @@ def _gated_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterat
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """``silu(gate) * up`` (SwiGLU; Shazeer, 2020). ``gate_up``: [..., 2 * size], gate first; returns [..., size]."""
     gate, up = gate_up.chunk(2, -1)
-    return F.silu(gate) * up
+    return F.silu(gate).mul_(up)
 
 
 def _gelu_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
@@ -35,7 +35,7 @@ def _gelu_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterato
 def gelu_mul(gate_up: torch.Tensor, approximate: str = "tanh") -> torch.Tensor:
     """``gelu(gate) * up`` (GeGLU). ``gate_up``: [..., 2 * size], gate first; ``approximate`` is ``tanh`` or ``none``."""
     gate, up = gate_up.chunk(2, -1)
-    return F.gelu(gate, approximate=approximate) * up
+    return F.gelu(gate, approximate=approximate).mul_(up)
 
 
 def _oai_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
