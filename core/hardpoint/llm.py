@@ -16,13 +16,14 @@ from hardpoint.config import EngineConfig
 from hardpoint.contract.errors import EngineDeadError, RequestError
 from hardpoint.engine.client import EngineClient, EngineInfo
 from hardpoint.engine.frontend import open_engine
-from hardpoint.engine.inputs import InputProcessor, Prepared, Prompt, PromptTokens, is_conversation
+from hardpoint.engine.inputs import InputProcessor, Prepared
 from hardpoint.engine.messages import SchedulerStats
 from hardpoint.engine.outputs import OutputProcessor
 from hardpoint.foreign_settings import without_foreign
 from hardpoint.interrupts import DeferredInterrupt
 from hardpoint.outputs import BatchError, BatchFailure, BeamSearchOutput, RequestOutput
 from hardpoint.params import BeamSearchParams, SamplingParams
+from hardpoint.prompts import Prompt, PromptTokens, is_conversation
 from hardpoint.text.model_text import ModelText
 
 _POLL_SECONDS = 0.5

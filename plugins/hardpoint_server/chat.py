@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from hardpoint.contract.routes import Serving
-from hardpoint.engine.inputs import PromptTokens
 from hardpoint.outputs import CompletionOutput
+from hardpoint.prompts import PromptTokens
 from hardpoint_server.common import Job
 from hardpoint_server.errors import invalid
 from hardpoint_server.logprobs import chat_logprobs, prompt_logprobs

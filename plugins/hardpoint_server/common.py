@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hardpoint.contract.routes import Serving
-from hardpoint.engine.inputs import PromptTokens
 from hardpoint.outputs import RequestOutput
 from hardpoint.params import SamplingParams
+from hardpoint.prompts import PromptTokens
 from hardpoint_server.errors import JSON, ApiError
 from hardpoint_server.protocol import GenerationRequest
 from hardpoint_server.replies import Envelope, Usage, usage

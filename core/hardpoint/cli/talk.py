@@ -12,8 +12,8 @@ import click
 from hardpoint.cli.options import config_from
 from hardpoint.cli.remote import Remote
 from hardpoint.engine.async_engine import AsyncEngine
-from hardpoint.engine.inputs import PromptTokens
 from hardpoint.outputs import RequestOutput
+from hardpoint.prompts import PromptTokens
 
 F = TypeVar("F", bound=Callable[..., Any])
 Messages = Sequence[Mapping[str, Any]]

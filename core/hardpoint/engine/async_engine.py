@@ -17,13 +17,13 @@ from hardpoint.config import EngineConfig
 from hardpoint.contract.errors import EngineDeadError
 from hardpoint.engine.client import EngineClient, EngineInfo
 from hardpoint.engine.frontend import open_engine
-from hardpoint.engine.inputs import Prompt, PromptTokens
 from hardpoint.engine.messages import SchedulerStats
 from hardpoint.engine.session import POLL_SECONDS, Session, again, off_loop
 from hardpoint.engine.streams import Stream
 from hardpoint.foreign_settings import without_foreign
 from hardpoint.outputs import RequestOutput
 from hardpoint.params import SamplingParams
+from hardpoint.prompts import Prompt, PromptTokens
 from hardpoint.text.model_text import ModelText
 from hardpoint.text.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,30 +16,13 @@ from hardpoint.engine.client import EngineInfo
 from hardpoint.engine.messages import EngineRequest
 from hardpoint.engine.validation import validate
 from hardpoint.params import SamplingParams
+from hardpoint.prompts import Prompt, PromptTokens, is_conversation
 from hardpoint.text.model_text import ModelText
 from hardpoint.text.tokenizer import Tokenizer
-
-#: Text, token ids, ``{"prompt": text}``, ``{"prompt_token_ids": ids}``, or a conversation (list of messages).
-Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any] | Sequence[Mapping[str, Any]] | npt.NDArray[Any]
 
 _PROMPT_KEYS = frozenset({"prompt", "prompt_token_ids", "cache_salt"})
 #: Normalization may shorten text; more than this many characters per token can still not fit.
 _SLACK = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptTokens:
-    """A prompt after tokenization.
-
-    Attributes:
-        token_ids: int32[prompt], inside the vocabulary and shorter than the context.
-        text: the prompt as text, ``None`` when it came as ids.
-        cache_salt: from the prompt's mapping, if it had one.
-    """
-
-    token_ids: npt.NDArray[np.int32]
-    text: str | None = None
-    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,16 +221,6 @@ class InputProcessor:
                 field="prompt",
             )
         return array.astype(np.int32, copy=False)
-
-
-def is_conversation(prompt: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
-    """Return whether ``prompt`` is a list of chat messages."""
-    return (
-        isinstance(prompt, Sequence)
-        and not isinstance(prompt, (str, bytes))
-        and bool(prompt)
-        and all(isinstance(message, Mapping) and "role" in message for message in prompt)
-    )
 
 
 def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from hardpoint.config import EngineConfig
 from hardpoint.contract.errors import EngineDeadError
-from hardpoint.engine.inputs import PromptTokens
 from hardpoint.engine.messages import EngineInfo, SchedulerStats
 from hardpoint.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from hardpoint.params import SamplingParams
+from hardpoint.prompts import PromptTokens
 
 ANSWER = "Grüße aus Köln!"
 
