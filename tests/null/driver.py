@@ -85,6 +85,9 @@ class Driver:
         self.in_flight: deque[tuple[StepPlan, NullPending]] = deque()
         self.plans: list[StepPlan] = []
         self.prefilled = False
+        #: Whether no check failed yet.
+        self.sound = True
+        self._known: dict[int, int] = {}
         self._handle = 0
 
     def add(self, prompt: list[int] | np.ndarray, params: SamplingParams, **fields: object) -> tuple[int, ...]:
@@ -106,12 +109,18 @@ class Driver:
 
     def advance(self) -> EngineOutputs | None:
         """Do what the engine loop does once."""
+        sound, self.sound = self.sound, False
+        outputs = self._advance()
+        self.sound = sound
+        return outputs
+
+    def _advance(self) -> EngineOutputs | None:
         while len(self.in_flight) < self.setup.depth:
             plan = self.scheduler.schedule()
             if plan is None:
                 break
-            check_limits(plan, self.setup.limits, self.prefilled)
-            self.prefilled = len(plan.rows) > plan.num_decodes
+            check_limits(plan, self.setup.limits)
+            self._check_turn(plan)
             self.plans.append(plan)
             self.in_flight.append((plan, self.executor.submit(plan)))
         if not self.in_flight:
@@ -123,11 +132,22 @@ class Driver:
             except NullStepError as error:
                 # Steps behind the failed one never ran on the device.
                 self.in_flight.clear()
+                self.executor.recover()
                 self.scheduler.fail_all(str(error))
                 outputs = self.scheduler.take_outputs()
         if outputs is not None:
             self.hear(outputs)
         return outputs
+
+    def _check_turn(self, plan: StepPlan) -> None:
+        """Check that a prefill step is not followed by another one with rows that could have decoded."""
+        self._known |= {start.row: len(start.token_ids) for start in plan.starts}
+        prefills = len(plan.rows) > plan.num_decodes
+        sampled = plan.num_computed[: plan.num_decodes] >= [
+            self._known[row] for row in plan.rows[: plan.num_decodes].tolist()
+        ]
+        assert not (self.setup.limits.decode_after_prefill and self.prefilled and prefills and sampled.any())
+        self.prefilled = prefills
 
     def run(self, most: int = 5000) -> None:
         """Run until nothing is left."""
@@ -199,7 +219,7 @@ class Driver:
         )
 
 
-def check_limits(plan: StepPlan, limits: BatchLimits, after_prefill: bool) -> None:
+def check_limits(plan: StepPlan, limits: BatchLimits) -> None:
     """Check that a plan keeps within its limits."""
     count, tokens = len(plan.rows), plan.total_tokens
     prefills = count - plan.num_decodes
@@ -219,5 +239,3 @@ def check_limits(plan: StepPlan, limits: BatchLimits, after_prefill: bool) -> No
     for at in range(count):
         if not plan.samples[at]:
             assert plan.num_tokens[at] % limits.chunk_multiple == 0
-    if limits.decode_after_prefill and after_prefill and prefills:
-        assert not plan.num_decodes

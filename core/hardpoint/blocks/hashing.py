@@ -8,6 +8,7 @@ at no cost per block. BLAKE2b was measured against SHA-256 at blocks of 16 token
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -34,11 +35,12 @@ class BlockHasher:
         if len(secret) != SECRET_BYTES:
             raise ValueError(f"the secret has {len(secret)} bytes; it needs {SECRET_BYTES}")
         self.block_bytes = block_size * np.dtype(np.int32).itemsize
-        self._fresh = blake2b(digest_size=_DIGEST_BYTES, salt=secret[:16], person=secret[16:]).copy
+        #: Returns a hash state that has taken in the secret only.
+        self.fresh = blake2b(digest_size=_DIGEST_BYTES, salt=secret[:16], person=secret[16:]).copy
 
     def digest(self, parent: bytes, data: bytes) -> bytes:
         """Return the 16-byte digest of a block's int32 token bytes after ``parent``."""
-        state = self._fresh()
+        state = self.fresh()
         state.update(parent + data)
         return state.digest()
 
@@ -66,11 +68,25 @@ class PrefixChain:
         self._hasher = hasher
         self._data = data
 
-    def next(self) -> bytes:
-        """Compute one more digest from the tokens known at the start and return it."""
-        size = self._hasher.block_bytes
-        at = len(self.digests) * size
-        return self.append(self._data[at : at + size])
+    def match(self, indexes: Sequence[Container[bytes]], most: int) -> int:
+        """Return how many of the first ``most`` digests are in all of ``indexes`` before the first that is not.
+
+        No digest beyond that one is computed.
+        """
+        for n, digest in enumerate(self.digests[:most]):
+            if not all(digest in index for index in indexes):
+                return n
+        # The hot loop of a long prompt's lookup: everything that it calls is bound to a local name.
+        fresh, size, data, append = self._hasher.fresh, self._hasher.block_bytes, self._data, self.digests.append
+        first, others = indexes[0], indexes[1:]
+        digest = self.digests[-1] if self.digests else self.root
+        for n in range(len(self.digests), most):
+            state = fresh()
+            state.update(digest + data[n * size : n * size + size])
+            append(digest := state.digest())
+            if digest not in first or (others and not all(digest in index for index in others)):
+                return n
+        return most
 
     def append(self, data: bytes) -> bytes:
         """Add the block with int32 token bytes ``data`` and return its digest."""
@@ -81,8 +97,9 @@ class PrefixChain:
 
     def digest(self, block: int) -> bytes:
         """Return the digest of block number ``block``, which lies within the tokens known at the start or appended."""
-        while len(self.digests) <= block:
-            self.next()
+        size = self._hasher.block_bytes
+        while (known := len(self.digests)) <= block:
+            self.append(self._data[known * size : known * size + size])
         return self.digests[block]
 
     def restart(self, data: bytes) -> None:

@@ -46,7 +46,7 @@ def find_prefix(
         most: bound on the answer.
     """
     full = [index for index, window in zip(pool.index, windows, strict=True) if window is None]
-    length = _leading(full, chain, most) if full else most
+    length = chain.match(full, most) if full else most
     limited = [(index, w) for index, w in zip(pool.index, windows, strict=True) if w is not None]
     settled = 0
     while length and settled < len(limited):
@@ -62,16 +62,6 @@ def find_prefix(
         ids[first:] = [index[digest] for digest in digests[first:length]]
         blocks.append(ids)
     return PrefixHit(length, tuple(blocks))
-
-
-def _leading(indexes: list[dict[bytes, int]], chain: PrefixChain, most: int) -> int:
-    known = len(chain.digests)
-    for n in range(most):
-        digest = chain.digests[n] if n < known else chain.next()
-        for index in indexes:
-            if digest not in index:
-                return n
-    return most
 
 
 def _trailing(index: dict[bytes, int], window: int, block_size: int, chain: PrefixChain, most: int) -> int:

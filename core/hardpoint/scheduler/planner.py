@@ -11,7 +11,6 @@ from hardpoint.scheduler.sequence import Sequence, State
 from hardpoint.scheduler.step import Chunk, Step
 
 if TYPE_CHECKING:
-    from hardpoint.blocks.tables import Rows
     from hardpoint.contract.policy import SortKey
     from hardpoint.contract.step import Int32s
     from hardpoint.scheduler.budget import StepBudget
@@ -65,7 +64,8 @@ class StepPlanner:
         if first:
             self._prefill(step)
         self._decode(step)
-        if prefills and not first and not only_decode:
+        # Where a decode had to come first and found no block, prefills go on: an empty step would help nobody.
+        if prefills and not first and (budget.empty or not only_decode):
             self._prefill(step)
         self._streak = self._streak + 1 if budget.prefills else 0
         self._life.families.end_step()
@@ -78,26 +78,37 @@ class StepPlanner:
         if self.drafts:
             self._verify(step)
         if budget.takes_turns or not budget.empty:
-            self._choose(step)
-        visits = (step.ready & (table.computed >= table.visit)).nonzero()[0]
-        if len(visits):
-            self._visit(step, visits)
+            self._take_turns(step)
+        else:
+            self._visit(step)
         count = int(np.count_nonzero(step.ready))
         longest = int(table.computed[step.ready].max()) + 1 if count and budget.limits.token_area is not None else 0
         budget.add_decodes(count, longest)
         step.decoded = True
 
-    def _choose(self, step: Step) -> None:
-        """Leave as many decodes as fit, those that waited longest first."""
+    def _take_turns(self, step: Step) -> None:
+        """Leave as many decodes as fit, those that waited longest first; who finds no block gives its turn away."""
         table = self._running.rows
-        rows = np.flatnonzero(step.ready)
-        rows = rows[np.argsort(table.turn[rows], kind="stable")]
-        count = self._budget.decodes_that_fit(table.computed[rows] + 1)
-        step.ready[rows[count:]] = False
+        left = step.ready.copy()
+        while np.count_nonzero(left):
+            rows = left.nonzero()[0]
+            rows = rows[np.argsort(table.turn[rows], kind="stable")]
+            chosen = rows[: self._budget.decodes_that_fit(table.computed[rows] + 1)]
+            step.ready[:] = False
+            step.ready[chosen] = True
+            self._visit(step)
+            if not len(chosen) or np.count_nonzero(step.ready):
+                return
+            left[chosen] = False
+            left &= self._running.ready()
+        step.ready[:] = False
 
-    def _visit(self, step: Step, visits: Rows) -> None:
+    def _visit(self, step: Step) -> None:
         """Give blocks to rows that have filled theirs, and put the filled ones into the prefix cache."""
-        running = self._running
+        running, table = self._running, self._running.rows
+        visits = (step.ready & (table.computed >= table.visit)).nonzero()[0]
+        if not len(visits):
+            return
         running.flush(visits)
         running.trim(visits)
         short = running.columns_short(visits)
