@@ -94,6 +94,14 @@ def test_echo_scores_a_prompt(client):
     assert "".join(logprobs.tokens) == scored.choices[0].text == "Hello world"
     assert logprobs.token_logprobs[0] is None
     assert all(value < 0 for value in logprobs.token_logprobs[1:])
+    streamed = client.completions.create(
+        model=MODEL, prompt="Hello world", max_tokens=2, echo=True, logprobs=1, n=2, stream=True, temperature=0
+    )
+    told = [[], []]
+    for choice in (choice for chunk in streamed for choice in chunk.choices):
+        told[choice.index] += choice.logprobs.token_logprobs if choice.logprobs else []
+    assert told[0] == pytest.approx(told[1], abs=1e-3)
+    assert told[0][1:-2] == pytest.approx(logprobs.token_logprobs[1:], abs=1e-3)
 
 
 def test_errors_are_the_clients_exceptions(server, client):

@@ -85,7 +85,7 @@ def _lines(console: Console) -> Iterator[str]:
             console.print()
             return
         except KeyboardInterrupt:
-            console.print("\n[dim]/exit or Ctrl-D leaves[/dim]")
+            console.print("\n[dim]/exit or Ctrl-D leaves[/dim]", highlight=False)
             continue
         if line:
             yield line
