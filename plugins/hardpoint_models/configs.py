@@ -199,6 +199,8 @@ def gpt_oss(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]
 
 def of_transformers(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]:
     """Any other model: as ``transformers`` reads its file."""
-    from hardpoint_models.hf import hf_config, standard_of
+    from hardpoint_models.hf import hf_config, refuse_by_config, standard_of
 
-    return standard_of(hf_config(raw, folder, trust))
+    config = hf_config(raw, folder, trust)
+    refuse_by_config(config, raw["architectures"][0])
+    return standard_of(config)

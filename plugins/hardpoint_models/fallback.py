@@ -8,6 +8,7 @@ the checkpoint layouts of its models.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,10 +22,8 @@ from hardpoint.contract.errors import CheckpointError, ConfigError, UnsupportedM
 from hardpoint.layers import Attention, ModelBuild, Parameter, StepContext
 from hardpoint.layers.parameters import Fill, copied
 from hardpoint.weights.loader import open_checkpoint
-from hardpoint_models.hf import hf_config
+from hardpoint_models.hf import hf_config, unsupported
 from hardpoint_models.paged import NAME, AttentionCall, CurrentStep, PagedLayer, Probe, attach, register
-
-_SERVED_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
 
 
 class TransformersModel:
@@ -49,14 +48,13 @@ class TransformersModel:
             )
         register()
         self._config = hf_config(files.raw, files.folder, build.trust_remote_code)
-        _refuse_by_config(self._config, files.architecture)
         _pin_rope(self._config, build.max_model_len)
         self._config._attn_implementation = NAME
         self._step = CurrentStep()
         calls = _probe(self._config, build)
         self._layers = [(call.module, _attention(build, call)) for call in calls]
         self._decoder: nn.Module
-        self._head: nn.Module
+        self._head: Callable[[torch.Tensor], Any]
         self._hidden = _Hidden()
         build.loader = lambda load_format: self._load(build, load_format)
 
@@ -72,7 +70,7 @@ class TransformersModel:
         # The head's own forward runs, with its scales and caps, around a decoder that returns what it is given.
         self._hidden.value = hidden.unsqueeze(0)
         ids = torch.zeros((1, hidden.shape[0]), dtype=torch.int64, device=hidden.device)
-        logits: torch.Tensor = self._head(input_ids=ids, use_cache=False, return_dict=True).logits[0]
+        logits: torch.Tensor = self._head(ids).logits[0]
         return logits.float()
 
     def _load(self, build: ModelBuild, load_format: str) -> None:
@@ -86,19 +84,23 @@ class TransformersModel:
                 build.parameters.append(Parameter(name, tensor.data, ways, fill=fill))
         for name, attention in self._layers:
             attach(model.get_submodule(name), PagedLayer(attention, self._step))
-        prefix = model.base_model_prefix
-        self._decoder = getattr(model, prefix)
-        setattr(model, prefix, self._hidden)
-        self._head = model
+        self._decoder = getattr(model, model.base_model_prefix)
+        self._head = _head_of(model, self._hidden)
 
 
 class _Hidden(nn.Module):
     """Stands in for a decoder and returns what it was given."""
 
-    value: torch.Tensor
+    def __init__(self, value: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.value = value
 
     def forward(self, *args: Any, **options: Any) -> BaseModelOutputWithPast:
         return _Output(last_hidden_state=self.value)
+
+    def decoder(self, *args: Any, **options: Any) -> BaseModelOutputWithPast:
+        """Stand in for the inner decoder too, which some heads call past the model around it (OPT)."""
+        return self.forward()
 
 
 class _Output(BaseModelOutputWithPast):  # type: ignore[misc]
@@ -107,18 +109,6 @@ class _Output(BaseModelOutputWithPast):  # type: ignore[misc]
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
-
-
-def _refuse_by_config(config: Any, architecture: str) -> None:
-    text = config.get_text_config(decoder=True)
-    reasons = []
-    if getattr(config, "is_encoder_decoder", False):
-        reasons.append("it is an encoder and a decoder; only decoders are served")
-    others = sorted(set(getattr(text, "layer_types", None) or ()) - _SERVED_LAYERS)
-    if others:
-        reasons.append(f"it has layers of type {', '.join(others)}, whose state is no paged cache")
-    if reasons:
-        raise _unsupported(architecture, reasons)
 
 
 def _pin_rope(config: Any, max_model_len: int) -> None:
@@ -130,11 +120,13 @@ def _pin_rope(config: Any, max_model_len: int) -> None:
             original = each.get("original_max_position_embeddings") or text.max_position_embeddings
             chosen = each["long_factor"] if max_model_len > original else each["short_factor"]
             each["long_factor"] = each["short_factor"] = chosen
-        elif each["rope_type"] == "dynamic" and max_model_len > text.max_position_embeddings:
-            raise UnsupportedModelError(
-                "rope_type is 'dynamic', whose angles would depend on batch mates beyond "
-                f"{text.max_position_embeddings} tokens; lower --max-model-len to that"
-            )
+        elif each["rope_type"] == "dynamic":
+            if max_model_len > text.max_position_embeddings:
+                raise UnsupportedModelError(
+                    "rope_type is 'dynamic', whose angles would depend on batch mates beyond "
+                    f"{text.max_position_embeddings} tokens; lower --max-model-len to that"
+                )
+            each["rope_type"] = "default"  # which it is up to that length
 
 
 def _probe(config: Any, build: ModelBuild) -> list[AttentionCall]:
@@ -151,19 +143,20 @@ def _probe(config: Any, build: ModelBuild) -> list[AttentionCall]:
                 config, dtype=build.dtype, trust_remote_code=build.trust_remote_code, attn_implementation=NAME
             )
         if "position_ids" not in inspect.signature(getattr(model, model.base_model_prefix).forward).parameters:
-            raise _unsupported(architecture, ["its decoder does not take positions"])
+            raise unsupported(architecture, ["its decoder does not take positions"])
         probe = Probe({id(module): name for name, module in model.named_modules()})
         _quiet(model)
         for module in model.modules():
             attach(module, probe)
         ids = torch.zeros((1, 3), dtype=torch.int64, device="meta")
-        model.eval()(input_ids=ids, position_ids=ids, use_cache=False)
+        hidden = model.eval()(input_ids=ids, position_ids=ids, use_cache=False, output_hidden_states=True)
+        _head_of(model, _Hidden(hidden.hidden_states[-1]))(ids)
     except UnsupportedModelError:
         raise
     except Exception as error:
-        raise _unsupported(
-            architecture, [f"transformers cannot run it that way: {type(error).__name__}: {error}"]
-        ) from error
+        own = isinstance(error, KeyError) and NAME in str(error)
+        why = "it has attention code of its own" if own else f"transformers cannot run it so: {_cause(error)}"
+        raise unsupported(architecture, [why]) from error
     finally:
         config._experts_implementation = None
     layers = config.get_text_config(decoder=True).num_hidden_layers
@@ -174,8 +167,14 @@ def _probe(config: Any, build: ModelBuild) -> list[AttentionCall]:
             "way of their own (recurrent state, convolution, built-in attention)"
         )
     if probe.reasons:
-        raise _unsupported(architecture, probe.reasons)
+        raise unsupported(architecture, probe.reasons)
     return probe.calls
+
+
+def _head_of(model: Any, hidden: _Hidden) -> Callable[[torch.Tensor], Any]:
+    """Take the decoder out of a model; return what makes logits of ``hidden`` with all that the model does to them."""
+    setattr(model, model.base_model_prefix, hidden)
+    return lambda ids: model(input_ids=ids, use_cache=False, return_dict=True)
 
 
 def _quiet(model: nn.Module) -> None:
@@ -238,7 +237,5 @@ def _random(config: Any, build: ModelBuild) -> Any:
         )
 
 
-def _unsupported(architecture: str, reasons: list[str]) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{architecture} has no native code and cannot run through the transformers fallback: {'; '.join(reasons)}"
-    )
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hardpoint.contract.errors import CheckpointError, UnsupportedModelError
 
@@ -38,6 +38,35 @@ def hf_config(raw: Mapping[str, Any], folder: Path, trust: bool) -> Any:
         return config_class.from_dict(dict(raw))
     except Exception as error:
         raise CheckpointError(f"{folder / 'config.json'} is no valid configuration of {kind!r}: {error}") from error
+
+
+_SERVED_LAYERS: Final = frozenset({"full_attention", "sliding_attention", "attention"})
+
+
+def refuse_by_config(config: Any, architecture: str) -> None:
+    """Raise when a configuration alone says that the model cannot be served.
+
+    Raises:
+        UnsupportedModelError: with every reason.
+    """
+    text = config.get_text_config(decoder=True)
+    reasons = []
+    if getattr(config, "is_encoder_decoder", False):
+        reasons.append("it is an encoder and a decoder; only decoders are served")
+    if not getattr(text, "num_attention_heads", None):
+        reasons.append("it has no attention heads: its state is recurrent and no paged cache")
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - _SERVED_LAYERS)
+    if others:
+        reasons.append(f"it has layers of type {', '.join(others)}, which paged attention does not serve")
+    if reasons:
+        raise unsupported(architecture, reasons)
+
+
+def unsupported(architecture: str, reasons: list[str]) -> UnsupportedModelError:
+    """Return the error for a model that neither native code nor the fallback can run."""
+    return UnsupportedModelError(
+        f"{architecture} has no native code and cannot run through the transformers fallback: {'; '.join(reasons)}"
+    )
 
 
 def standard_of(config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from paged_harness import Session, load
 
 from hardpoint.contract.errors import UnsupportedModelError
-from hardpoint.testing.tiny_models import ARCHITECTURES, FALLBACK_ARCHITECTURES, ROPE_VARIANTS, VOCAB, make_tiny
+from hardpoint.testing.tiny_models import ARCHITECTURES, FALLBACK_ARCHITECTURES, OTHERS, ROPE_VARIANTS, VOCAB, make_tiny
 
 TOLERANCE = 1e-4
 CASES = [*ARCHITECTURES, *ROPE_VARIANTS]
@@ -156,3 +156,18 @@ def test_fallback_reads_windows_and_scales_from_the_model(tiny: Callable[[str], 
     layers = load(tiny("Cohere2ForCausalLM")).attention_layers
     assert [layer.kv_spec.window for layer in layers] == [16, 16, None]
     assert {layer.config.scale for layer in layers} == {0.25}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_fallback_over_many_families(
+    name: str, tiny: Callable[[str], Path], reference: Callable[[Path], Any]
+) -> None:
+    tokens = prompt(70)
+    session = Session(load(tiny(name)))
+    got = [
+        session.step({0: tokens[:41], 1: tokens[:9]})[:41],
+        session.step({0: tokens[41:42]}),
+        session.step({0: tokens[42:]}),
+    ]
+    assert_close(torch.cat(got), expected(reference(tiny(name)), tokens))

@@ -65,13 +65,40 @@ ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "GPTNeoXForCausalLM": ("gpt_neox", {}),
     "StableLmForCausalLM": ("stablelm", {}),
-    "CohereForCausalLM": ("cohere", {"tie_word_embeddings": True}),
+    "CohereForCausalLM": ("cohere", {"tie_word_embeddings": True, "logit_scale": 0.5}),
     "Starcoder2ForCausalLM": ("starcoder2", {"sliding_window": None}),
     "GPT2LMHeadModel": ("gpt2", {"tie_word_embeddings": True}),
     "Cohere2ForCausalLM": (
         "cohere2",
-        {"tie_word_embeddings": True, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+        {
+            "tie_word_embeddings": True,
+            "logit_scale": 0.5,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+        },
     ),
+}
+
+#: More of them, as written without further settings: what the fallback must not get wrong in silence.
+OTHERS: Final[dict[str, str]] = {
+    "OPTForCausalLM": "opt",
+    "PhiForCausalLM": "phi",
+    "GemmaForCausalLM": "gemma",
+    "OlmoForCausalLM": "olmo",
+    "Olmo3ForCausalLM": "olmo3",
+    "OlmoeForCausalLM": "olmoe",
+    "GraniteForCausalLM": "granite",
+    "GraniteMoeForCausalLM": "granitemoe",
+    "PersimmonForCausalLM": "persimmon",
+    "Exaone4ForCausalLM": "exaone4",
+    "SmolLM3ForCausalLM": "smollm3",
+    "GlmForCausalLM": "glm",
+    "Glm4MoeForCausalLM": "glm4_moe",
+    "NemotronForCausalLM": "nemotron",
+    "GPTBigCodeForCausalLM": "gpt_bigcode",
+    "BioGptForCausalLM": "biogpt",
+    "PhimoeForCausalLM": "phimoe",
+    "ApertusForCausalLM": "apertus",
 }
 
 #: Those of :data:`ARCHITECTURES` that run through the ``transformers`` fallback.
@@ -156,7 +183,7 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
     """Write a small checkpoint with random weights.
 
     Args:
-        architecture: a key of :data:`ARCHITECTURES`.
+        architecture: a key of :data:`ARCHITECTURES` or :data:`OTHERS`.
         folder: where to; made if need be.
         seed: of the weights.
         overrides: settings of the configuration.
@@ -166,7 +193,7 @@ def make_tiny(architecture: str, folder: Path | str, seed: int = 0, **overrides:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_type, settings = ARCHITECTURES[architecture]
+    model_type, settings = ARCHITECTURES.get(architecture) or (OTHERS[architecture], {})
     chosen = {**_BASE, **settings, **overrides}
     if "layer_types" in settings and "layer_types" not in overrides:
         types, layers = settings["layer_types"], chosen["num_hidden_layers"]
