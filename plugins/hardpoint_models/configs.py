@@ -12,7 +12,7 @@ from hardpoint.weights.standard import FULL, SLIDING, standard, text_config
 
 def llama(raw: Mapping[str, Any], folder: Path, trust: bool) -> dict[str, Any]:
     """Llama: no windows."""
-    config = standard(raw, {"hidden_act": "silu", "rms_norm_eps": 1e-6})
+    config = standard(raw, {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048})
     return {**config, "sliding_window": None, "layer_types": [FULL] * config["num_hidden_layers"]}
 
 

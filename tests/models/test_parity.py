@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from paged_harness import Session, load
+from transformers import AutoModelForCausalLM
 
 from hardpoint.contract.errors import UnsupportedModelError
 from hardpoint.testing.tiny_models import ARCHITECTURES, FALLBACK_ARCHITECTURES, OTHERS, ROPE_VARIANTS, VOCAB, make_tiny
@@ -127,13 +128,20 @@ def test_a_window_that_nothing_outgrows_is_full_attention(tiny: Callable[[str], 
     assert load(tiny("MistralForCausalLM"), max_model_len=25).attention_layers[0].kv_spec.window == 24
 
 
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma3ForCausalLM", "GptOssForCausalLM", "Olmo2ForCausalLM"])
-def test_bfloat16_stays_near_float32(name: str, tiny: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(
+    "name", ["LlamaForCausalLM", "Gemma3ForCausalLM", "GptOssForCausalLM", "Olmo2ForCausalLM", "Qwen3MoeForCausalLM"]
+)
+def test_bfloat16_is_as_near_to_float32_as_transformers_is(
+    name: str, tiny: Callable[[str], Path], reference: Callable[[Path], Any]
+) -> None:
     tokens = prompt(60)
-    exact = Session(load(tiny(name))).step({0: tokens})
-    rounded = Session(load(tiny(name), dtype="bfloat16")).step({0: tokens})
-    assert rounded.dtype == torch.float32
-    assert float((rounded - exact).abs().mean()) < 0.05 * float(exact.std()) + 0.05
+    exact = expected(reference(tiny(name)), tokens)
+    model = AutoModelForCausalLM.from_pretrained(tiny(name), attn_implementation="eager", dtype=torch.bfloat16)
+    theirs = expected(model.eval(), tokens)
+    ours = Session(load(tiny(name), dtype="bfloat16")).step({0: tokens})
+    assert ours.dtype == torch.float32
+    # The rest is for a router's choice that falls differently for one token.
+    assert float((ours - exact).abs().mean()) < 1.5 * float((theirs - exact).abs().mean()) + 0.01
 
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen3ForCausalLM", "Cohere2ForCausalLM"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rig import edit_config, load
 from safetensors.torch import load_file, save_file
+from weights_rig import edit_config, load
 
 from hardpoint.contract.errors import ConfigError
 from hardpoint_models.mxfp4 import dequantize

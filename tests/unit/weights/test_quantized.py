@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from rig import edit_config, load
 from safetensors.torch import load_file, save_file
+from weights_rig import edit_config, load
 
 from hardpoint.contract.descriptor import Descriptor
 from hardpoint.contract.device import DeviceInfo

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rig import edit_config, files_of
+from weights_rig import edit_config, files_of
 
 from hardpoint.contract.errors import CheckpointError, ConfigError, UnsupportedModelError
 from hardpoint.weights import model_shape
