@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hardpoint.ops import OpTable
 from hardpoint.params import SamplingParams
-from unit.sampling.bench import one, probabilities, sample, sampler, start
+from hardpoint.runner.sampling import Sampler
+from unit.sampling.bench import HostDevice, one, probabilities, sample, sampler, start
 
 VOCAB = 97
 GREEDY = SamplingParams(temperature=0.0)
@@ -178,6 +179,45 @@ def test_only_rows_with_a_feature_pay_for_it() -> None:
         ("sample_top_k", 2),
         ("sample_top_k", 1),
     ]
+
+
+class ShapesDevice(HostDevice):
+    """A device whose tensors have shapes but no values: reading one, or a shape that depends on one, is an error."""
+
+    torch_device = torch.device("meta")
+
+    def to_host(self, tensor: torch.Tensor) -> Any:
+        return tensor
+
+
+def test_the_host_never_asks_what_the_device_computed() -> None:
+    target = Sampler(16, 9000, ShapesDevice(), OpTable())  # type: ignore[arg-type]
+    everything = SamplingParams(
+        presence_penalty=1.0,
+        logit_bias={3: 1.0},
+        allowed_token_ids=[1, 2, 3],
+        bad_words_token_ids=[[1], [2, 3]],
+        min_tokens=4,
+        logprobs=5,
+        min_p=0.1,
+        top_p=0.9,
+    )
+    params = [
+        everything,
+        everything.replace(top_k=20, logprobs=-1),
+        everything.replace(top_k=500, logprob_token_ids=[4]),
+        everything.replace(temperature=0.0),
+        SamplingParams(),
+    ]
+    logits = torch.empty(5, 9000, device="meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        logits[0, 0].item()
+    for row, each in enumerate(params):
+        target.start(start(row, each, [1, 2], [3, 4, 5], eos=(7,)))
+    for step in range(2):
+        result = target.sample(logits, np.arange(5, dtype=np.int32), np.full(5, 5 + step, np.int32))
+        assert result.tokens.device.type == result.best.device.type == "meta"
+    assert len(result.copies) == 3
 
 
 def test_equal_logits_resolve_to_the_lowest_id_in_every_batch() -> None:

@@ -12,7 +12,7 @@ from hardpoint.ops.ranking import best_token, top_k_tokens
 from hardpoint.ops.sampling import sample_full, sample_top_k
 from unit.sampling.bench import probabilities
 
-GRID = 2003
+GRID = 1009
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> torch.Tensor:
@@ -135,6 +135,22 @@ def test_extreme_numbers_still_draw_what_can_be_drawn(
         assert set(drawn.tolist()) == {2}
     elif spread < 1e-6 and not limits:
         assert np.bincount(drawn.numpy(), minlength=5).tolist() == pytest.approx([25, 25, 25, 0, 25], abs=1.01)
+
+
+def test_a_number_on_a_border_belongs_to_the_token_above_it() -> None:
+    quarters = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.75 - 2**-50], dtype=torch.float64)
+    assert draw(torch.zeros(1024), quarters).tolist() == [0, 256, 512, 768, 767]
+    assert draw(torch.zeros(1024), quarters, top_k=4).tolist() == [0, 1, 2, 3, 2]
+
+
+@pytest.mark.parametrize("sorted_up_to", [0, 4096])
+def test_top_p_stops_where_it_is_reached_exactly(sorted_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_sampling, "_SORTED", sorted_up_to)
+    halves = torch.tensor([0.25, 1.0, 0.5, 0.25]).log()
+    assert halves.exp().tolist() == [0.25, 1.0, 0.5, 0.25]
+    for top_p, kept in ((0.5, {1}), (0.5 + 1e-9, {1, 2}), (0.75, {1, 2}), (0.75 + 1e-9, {0, 1, 2, 3})):
+        assert set(draw(halves, grid(), top_p=top_p).tolist()) == kept
+        assert set(draw(halves, grid(), top_p=top_p, top_k=4).tolist()) == kept
 
 
 def test_equal_tokens_are_ordered_by_id_for_top_k_and_kept_together_for_top_p() -> None:
