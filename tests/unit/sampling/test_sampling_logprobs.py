@@ -64,7 +64,7 @@ def test_they_are_the_models_own_whatever_is_done_to_the_logits() -> None:
 
 def test_chosen_ids_come_in_their_order_instead_of_the_most_likely() -> None:
     target = sampler(VOCAB)
-    lists = [[5, 3, 299], [1], None]
+    lists = [[5, 3, 299], [1, 6], None]
     for row, ids in enumerate(lists):
         target.start(start(row, SamplingParams(temperature=0.0, logprobs=2, logprob_token_ids=ids)))
     logits = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(3))
