@@ -69,8 +69,6 @@ class Lifecycle:
         if row not in running.prefilling:
             running.flush(np.array([row]))
             sequence.tokens = running.rows.tokens_of(row)
-            if sequence.chain is not None:
-                sequence.chain.restart(sequence.tokens.tobytes())
         if sequence.wants_prompt:
             sequence.prompt_parts.clear()
         running.release(sequence)
@@ -89,12 +87,12 @@ class Lifecycle:
         if not sequence.settling:
             del self.orphans[row, generation]
             if sequence.state is State.SETTLING:
-                if sequence.chain is not None:
-                    sequence.chain.restart(sequence.tokens.tobytes())
                 self.enqueue(sequence)
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Put a sequence into the queue, at the place that the policy gives it now."""
+        """Put a preempted sequence into the queue, at the place that the policy gives it now."""
         sequence.state = State.WAITING
+        if sequence.chain is not None:
+            sequence.chain.restart(sequence.tokens.tobytes())
         sequence.key = self.policy.key(sequence.view)
         self.queue.push(sequence)
