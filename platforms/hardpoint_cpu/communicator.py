@@ -13,6 +13,7 @@ from hardpoint.contract.errors import ConfigError
 
 #: A rank may load weights for minutes while the others wait for it in the first collective.
 TIMEOUT: Final = timedelta(minutes=30)
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 class GlooFactory:
@@ -30,6 +31,7 @@ class GlooFactory:
         if not colon or not port.isdigit():
             raise ConfigError(f"the rendezvous address is {world.address!r}; it must be host:port")
         self._world = world
+        self._host = host
         self._store = TCPStore(host, int(port), world.size, is_master=world.rank == 0, timeout=TIMEOUT)
         self._opened: dict[str, int] = {}
 
@@ -44,7 +46,17 @@ class GlooFactory:
         key = f"{purpose}:{','.join(map(str, ranks))}"
         generation = self._opened[key] = self._opened.get(key, 0) + 1
         store = PrefixStore(f"{key}:{generation}", self._store)
-        return GlooCommunicator(store, ranks.index(self._world.rank), len(ranks))
+        return GlooCommunicator(store, ranks.index(self._world.rank), len(ranks), self._options())
+
+    def _options(self) -> Any:
+        """Return gloo's options: on one machine it keeps to loopback, where nothing has to be resolved by name."""
+        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._timeout = TIMEOUT
+        if self._host in LOOPBACK:
+            options._devices = [ProcessGroupGloo.create_device(hostname=self._host)]
+        else:
+            options._devices = [ProcessGroupGloo.create_default_device()]
+        return options
 
     def close(self) -> None:
         """Leave the world. Groups are closed on their own."""
@@ -58,12 +70,13 @@ class GlooCommunicator:
         store: where the ranks find each other; not used by any other group.
         rank: place in the group.
         size: ranks in the group.
+        options: gloo's.
     """
 
-    def __init__(self, store: Store, rank: int, size: int) -> None:
+    def __init__(self, store: Store, rank: int, size: int, options: Any) -> None:
         self.rank = rank
         self.size = size
-        self._group: Any = ProcessGroupGloo(store, rank, size, TIMEOUT)
+        self._group: Any = ProcessGroupGloo(store, rank, size, options)
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum over ranks, in ``x``'s memory if that is contiguous; 16-bit values are summed in float32."""

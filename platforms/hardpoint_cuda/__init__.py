@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: device, graphs, collectives."""

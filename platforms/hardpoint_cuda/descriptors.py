@@ -1,0 +1,13 @@
+"""What this package offers. Imports nothing that costs."""
+
+from __future__ import annotations
+
+from hardpoint.contract.descriptor import Descriptor
+
+PLATFORM = Descriptor(
+    kind="platforms",
+    name="cuda",
+    contract=(1, 0),
+    implementation="hardpoint_cuda.platform:CudaPlatform",
+    summary="NVIDIA GPUs",
+)

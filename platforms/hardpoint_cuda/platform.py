@@ -1,0 +1,90 @@
+"""NVIDIA GPUs as a platform. Imports torch only in :meth:`CudaPlatform.open`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from hardpoint.contract.device import Capabilities, DeviceInfo, GraphSupport
+from hardpoint.contract.errors import ConfigError
+from hardpoint.contract.limits import BatchLimits
+from hardpoint.contract.platform import Adjustment, ModelShape, WorkerLaunch
+from hardpoint.contract.version import Version
+from hardpoint_cuda import nvml
+
+if TYPE_CHECKING:
+    from hardpoint.config import EngineConfig
+    from hardpoint.contract.errors import ConfigError
+from hardpoint.contract.device import Device
+
+#: Tokens of one step: enough for products at full rate, few enough that running requests do not wait long.
+STEP_TOKENS: Final = 8192
+LARGE_DEVICE: Final = 70 * 2**30
+FIRST_BFLOAT16: Final = 80
+FIRST_FP8: Final = 89
+
+
+class CudaPlatform:
+    """The GPUs that NVIDIA's driver lists."""
+
+    name: ClassVar[str] = "cuda"
+    contract: ClassVar[Version] = (1, 0)
+
+    def probe(self) -> str | None:
+        return nvml.absent()
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        return nvml.devices()
+
+    def capabilities(self, info: DeviceInfo) -> Capabilities:
+        """Return what the architecture does: bfloat16 from sm80, fp8 caches from sm89."""
+        number = int(info.arch.removeprefix("sm"))
+        dtypes = {"float32", "float16"} | ({"bfloat16"} if number >= FIRST_BFLOAT16 else set())
+        return Capabilities(
+            dtypes=frozenset(dtypes),
+            preferred_dtype="bfloat16" if number >= FIRST_BFLOAT16 else "float16",
+            kv_dtypes=frozenset({"float8_e4m3fn"} if number >= FIRST_FP8 else ()),
+            pinned_host=True,
+            streams=True,
+            asynchronous=True,
+            graphs=GraphSupport.DECODE,
+        )
+
+    def constrain(self, model: ModelShape, config: EngineConfig) -> Sequence[Adjustment]:
+        """Change nothing.
+
+        Raises:
+            ConfigError: for more than one rank.
+        """
+        if config.parallel.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"--tensor-parallel-size is {config.parallel.tensor_parallel_size}; platform 'cuda' drives one GPU; use 1"
+            )
+        return ()
+
+    def limits(self, model: ModelShape, config: EngineConfig) -> BatchLimits:
+        tokens = config.scheduler.max_num_batched_tokens
+        if tokens is None:
+            large = (self.devices()[0].total_bytes or 0) >= LARGE_DEVICE
+            whole_prompt = 0 if config.scheduler.enable_chunked_prefill else config.model.max_model_len or model.context
+            tokens = max(STEP_TOKENS if large else STEP_TOKENS // 4, config.scheduler.max_num_seqs, whole_prompt)
+        return BatchLimits(max_tokens=tokens, max_requests=min(config.scheduler.max_num_seqs, tokens))
+
+    def attention_backends(self) -> Sequence[str]:
+        return ("triton",)
+
+    def op_providers(self) -> Sequence[str]:
+        return ("triton",)
+
+    def linear_kernels(self) -> Sequence[str]:
+        return ()
+
+    def launch(self, config: EngineConfig) -> WorkerLaunch:
+        return WorkerLaunch()
+
+    def open(self, index: int, config: EngineConfig) -> Device:
+        """Open one GPU in this process: starts its CUDA context."""
+        from hardpoint_cuda.device import CudaDevice
+
+        info = next(info for info in self.devices() if info.index == index)
+        return CudaDevice(info, self.capabilities(info))

@@ -1,0 +1,143 @@
+"""Paged attention in Triton: one kernel for prefill, chunks and decode, and the merge of a split context.
+
+A program serves a tile: up to ``BLOCK_M / G`` consecutive tokens of one request times the ``G`` query heads of one
+key/value head, packed as rows, so that keys and values are read once for all of them. The context may be divided into
+``SPLITS`` parts, each with its own program (Flash-Decoding, Dao et al. 2023); softmax is online in base 2 (Milakov and
+Gimelshein 2018; FlashAttention-2, Dao 2023).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def attend(
+    q, kv, out, partial, maxima, sums,
+    table, seq_lens, query_start, tile_request, tile_token, sinks,
+    scale, soft_cap,
+    table_stride, kv_half, kv_block, kv_head_stride, kv_token,
+    HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Attend one tile to one part of its context.
+
+    Shapes: q, out [T, HEADS, D]; kv [2, blocks, kv heads, BLOCK_SIZE, D]; partial [T, HEADS, SPLITS, D], maxima and sums
+    [T, HEADS, SPLITS] in float32 (used when SPLITS > 1); table [requests, table_stride]; tile_request, tile_token [tiles].
+    """
+    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    request = tl.load(tile_request + tile)
+    if request < 0:
+        return
+    first = tl.load(tile_token + tile)
+    begin = tl.load(query_start + request)
+    length = tl.load(query_start + request + 1) - begin
+    context = tl.load(seq_lens + request)
+
+    rows = tl.arange(0, BLOCK_M)
+    token = first + rows // G
+    head = kv_head * G + rows % G
+    live = (rows < (BLOCK_M // G) * G) & (token < length)
+    position = context - length + token
+    dims = tl.arange(0, D_PAD)
+    in_head = dims < D
+    row_at = (begin + token).to(tl.int64) * HEADS + head
+    query = tl.load(q + row_at[:, None] * D + dims[None, :], mask=live[:, None] & in_head[None, :], other=0.0)
+
+    last = tl.minimum(first + BLOCK_M // G, length) - 1
+    high = context - length + last + 1
+    low = 0
+    if WINDOW > 0:
+        low = tl.maximum(context - length + first - WINDOW + 1, 0)
+        low = (low // BLOCK_N) * BLOCK_N
+    start, stop = low, high
+    if SPLITS > 1:
+        part = tl.cdiv(tl.cdiv(high - low, SPLITS), BLOCK_N) * BLOCK_N
+        start = low + split * part
+        stop = tl.minimum(start + part, high)
+
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    if SINKS:
+        if split == 0:
+            top = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * LOG2_E
+            total = tl.full([BLOCK_M], 1.0, tl.float32)
+    acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
+    columns = tl.arange(0, BLOCK_N)
+    for at in range(start, stop, BLOCK_N):
+        key_at = at + columns
+        there = key_at < stop
+        block = tl.load(table + request.to(tl.int64) * table_stride + key_at // BLOCK_SIZE, mask=there, other=0)
+        where = block.to(tl.int64) * kv_block + kv_head * kv_head_stride + (key_at % BLOCK_SIZE) * kv_token
+        mask = there[:, None] & in_head[None, :]
+        keys = tl.load(kv + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
+        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale
+        if SOFT_CAP:
+            scaled = scores / soft_cap
+            scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0))
+        seen = there[None, :] & (key_at[None, :] <= position[:, None])
+        if WINDOW > 0:
+            seen = seen & (key_at[None, :] > position[:, None] - WINDOW)
+        scores = tl.where(seen, scores * LOG2_E, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        # A row that saw nothing yet keeps -inf; subtracting it from itself would make NaN.
+        safe = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(scores - safe[:, None])
+        shrink = tl.exp2(top - safe)
+        total = total * shrink + tl.sum(weights, 1)
+        values = tl.load(kv + kv_half + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
+        acc = acc * shrink[:, None] + tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
+        top = new_top
+
+    store = live[:, None] & in_head[None, :]
+    if SPLITS > 1:
+        slot = row_at * SPLITS + split
+        tl.store(partial + slot[:, None] * D + dims[None, :], acc, mask=store)
+        tl.store(maxima + slot, top, mask=live)
+        tl.store(sums + slot, total, mask=live)
+    else:
+        acc = acc / tl.where(total > 0, total, 1.0)[:, None]
+        tl.store(out + row_at[:, None] * D + dims[None, :], acc.to(out.dtype.element_ty), mask=store)
+
+
+@triton.jit
+def merge(partial, maxima, sums, out, D: tl.constexpr, D_PAD: tl.constexpr, SPLITS: tl.constexpr, S_PAD: tl.constexpr):
+    """Merge the parts of one row's context: out[row] = sum(part * 2**(max - top)) / sum(sum * 2**(max - top))."""
+    row = tl.program_id(0).to(tl.int64)
+    parts, dims = tl.arange(0, S_PAD), tl.arange(0, D_PAD)
+    there, in_head = parts < SPLITS, dims < D
+    tops = tl.load(maxima + row * SPLITS + parts, mask=there, other=float("-inf"))
+    totals = tl.load(sums + row * SPLITS + parts, mask=there, other=0.0)
+    best = tl.max(tops, 0)
+    weights = tl.where(tops == float("-inf"), 0.0, tl.exp2(tops - best))
+    acc = tl.load(
+        partial + (row * SPLITS + parts[:, None]) * D + dims[None, :], mask=there[:, None] & in_head[None, :], other=0.0
+    )
+    total = tl.sum(totals * weights, 0)
+    merged = tl.sum(acc * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
+    tl.store(out + row * D + dims, merged.to(out.dtype.element_ty), mask=in_head)
+
+
+@triton.jit
+def write(
+    k, v, kv, slots, kv_half, kv_block, kv_head_stride, kv_token, k_token, v_token,
+    HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+):  # fmt: skip
+    """Store one token's keys and values: k, v [T, HEADS, D] with strides ``k_token``, ``v_token`` between tokens."""
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
+    if slot < 0:
+        return
+    block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
+    dims = tl.arange(0, D_PAD)
+    in_head = dims < D
+    for head in range(HEADS):
+        where = block * kv_block + head * kv_head_stride + offset * kv_token + dims
+        key = tl.load(k + token * k_token + head * D + dims, mask=in_head)
+        value = tl.load(v + token * v_token + head * D + dims, mask=in_head)
+        tl.store(kv + where, key.to(kv.dtype.element_ty), mask=in_head)
+        tl.store(kv + kv_half + where, value.to(kv.dtype.element_ty), mask=in_head)

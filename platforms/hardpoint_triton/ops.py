@@ -1,0 +1,31 @@
+"""The op provider ``triton``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+from hardpoint_triton import activation_kernels, norm_kernels, rope_kernels
+
+OPS: Final[Mapping[str, Callable[..., Any]]] = {
+    "rms_norm": norm_kernels.rms_norm,
+    "add_rms_norm": norm_kernels.add_rms_norm,
+    "silu_mul": activation_kernels.silu_mul,
+    "gelu_mul": activation_kernels.gelu_mul,
+    "qk_norm_rope": rope_kernels.qk_norm_rope,
+}
+
+
+class TritonOps:
+    """Fused ops for any GPU that Triton compiles for."""
+
+    name: ClassVar[str] = "triton"
+
+    @property
+    def ops(self) -> Mapping[str, Callable[..., Any]]:
+        return OPS
+
+    def reject(self, op: str, arch: str, dtype: str) -> list[str]:
+        if not arch.startswith(("sm", "gfx")):
+            return [f"Triton compiles for GPUs, not for {arch}"]
+        return []
