@@ -98,7 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.driver.scheduler.assert_idle()
 
 
-quick = settings(max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=250, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
 TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = quick
 

@@ -73,12 +73,12 @@ class PrefixChain:
 
         No digest beyond that one is computed.
         """
+        first, others = indexes[0], indexes[1:]
         for n, digest in enumerate(self.digests[:most]):
-            if not all(digest in index for index in indexes):
+            if digest not in first or (others and not all(digest in index for index in others)):
                 return n
         # The hot loop of a long prompt's lookup: everything that it calls is bound to a local name.
         fresh, size, data, append = self._hasher.fresh, self._hasher.block_bytes, self._data, self.digests.append
-        first, others = indexes[0], indexes[1:]
         digest = self.digests[-1] if self.digests else self.root
         for n in range(len(self.digests), most):
             state = fresh()
@@ -91,16 +91,24 @@ class PrefixChain:
     def append(self, data: bytes) -> bytes:
         """Add the block with int32 token bytes ``data`` and return its digest."""
         digests = self.digests
-        digest = self._hasher.digest(digests[-1] if digests else self.root, data)
-        digests.append(digest)
+        state = self._hasher.fresh()
+        state.update((digests[-1] if digests else self.root) + data)
+        digests.append(digest := state.digest())
         return digest
 
+    def upto(self, blocks: int) -> list[bytes]:
+        """Return the digests, at least the first ``blocks``, whose tokens are known; not to be changed by the caller."""
+        digests, fresh, size, data = self.digests, self._hasher.fresh, self._hasher.block_bytes, self._data
+        digest = digests[-1] if digests else self.root
+        for at in range(len(digests) * size, blocks * size, size):
+            state = fresh()
+            state.update(digest + data[at : at + size])
+            digests.append(digest := state.digest())
+        return digests
+
     def digest(self, block: int) -> bytes:
-        """Return the digest of block number ``block``, which lies within the tokens known at the start or appended."""
-        size = self._hasher.block_bytes
-        while (known := len(self.digests)) <= block:
-            self.append(self._data[known * size : known * size + size])
-        return self.digests[block]
+        """Return the digest of block number ``block``, whose tokens are known."""
+        return self.upto(block + 1)[block]
 
     def restart(self, data: bytes) -> None:
         """Continue from ``data``, which begins with all tokens hashed so far."""

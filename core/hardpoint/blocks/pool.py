@@ -9,6 +9,7 @@ has no effect.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -99,14 +100,15 @@ class BlockPool:
         self._blank.extend(dict.fromkeys(free[~hashed].tolist()))
         self._cached.update(dict.fromkeys(free[hashed][::-1].tolist()))
 
-    def register(self, group: int, digest: bytes, block: int) -> None:
-        """Index a held block under its prefix's digest; the first block with a digest keeps it."""
-        index = self.index[group]
-        if block and digest not in index and not self._hashed[block]:
-            index[digest] = block
-            self._hashed[block] = True
-            self._digest[block] = digest
-            self._group[block] = group
+    def register(self, group: int, digests: Iterable[bytes], blocks: Iterable[int]) -> None:
+        """Index held blocks under their prefixes' digests; the first block with a digest keeps it."""
+        index, known = self.index[group], self._digest
+        for digest, block in zip(digests, blocks, strict=True):
+            if block and digest not in index and not known[block]:
+                index[digest] = block
+                known[block] = digest
+                self._group[block] = group
+                self._hashed[block] = True
 
     def forget(self, ids: Ids) -> None:
         """Take ``ids`` out of the index, because their content is not what their digest says."""

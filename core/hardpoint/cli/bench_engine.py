@@ -57,6 +57,8 @@ class EngineBench:
         self._in_flight: deque[tuple[StepPlan, Pending]] = deque()
         self._depth = depth
         self._handle = 0
+        #: Rows of the last plan.
+        self.num_rows = 0
         self._random = np.random.default_rng(0)
 
     def add(self, prompt_tokens: int, max_tokens: int) -> None:
@@ -82,6 +84,7 @@ class EngineBench:
         begin = time.perf_counter()
         plan = self.scheduler.schedule()
         spent = time.perf_counter() - begin
+        self.num_rows = 0 if plan is None else len(plan.rows)
         if plan is not None:
             self._in_flight.append((plan, self._executor.submit(plan)))
         if len(self._in_flight) >= self._depth or (plan is None and self._in_flight):
@@ -91,12 +94,6 @@ class EngineBench:
             self.scheduler.update(plan, result)
             spent += time.perf_counter() - begin
         return spent
-
-    @property
-    def settled(self) -> bool:
-        """Whether every row decodes."""
-        stats = self.scheduler.stats()
-        return stats.generation_tokens > 0 and stats.running > 0
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -127,7 +124,12 @@ def measure_steps(running: int, queued: int, *, steps: int, block_size: int, dep
         bench.add(block_size, 16)
     for _ in range(prefills + warm):
         bench.step()
-    return {"running": running, "queued": queued, **summary([bench.step() for _ in range(steps)])}
+    times = []
+    for _ in range(steps):
+        times.append(bench.step())
+        if bench.num_rows != running:
+            raise RuntimeError(f"{bench.num_rows} of {running} rows decode in a step that should be steady")
+    return {"running": running, "queued": queued, **summary(times)}
 
 
 def measure_prefix(tokens: int, *, block_size: int, repeats: int) -> dict[str, float]:
@@ -139,8 +141,7 @@ def measure_prefix(tokens: int, *, block_size: int, repeats: int) -> dict[str, f
     token_ids = np.random.default_rng(0).integers(1, END, tokens, dtype=np.int32)
     chain = PrefixChain(hasher, root, token_ids.tobytes())
     blocks = pool.take(count)
-    for column, block in enumerate(blocks.tolist()):
-        pool.register(0, chain.digest(column), block)
+    pool.register(0, chain.upto(count), blocks.tolist())
     pool.release(blocks)
     hits: list[float] = []
     misses: list[float] = []

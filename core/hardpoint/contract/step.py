@@ -53,6 +53,9 @@ class RowStart:
 class StepPlan:
     """One step. Rows come in the order decodes first, then rows with several tokens.
 
+    Copies come before everything else. A row may attend to keys and values that another row of the same step writes (a
+    prefix that both share): each layer writes those of the whole step before it attends.
+
     Attributes:
         step: number of the step, counting from 0.
         starts: rows taken in this step.

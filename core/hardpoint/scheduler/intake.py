@@ -70,11 +70,12 @@ class Intake:
         # The first token of a prompt has no log-probability.
         wants_prompt = params.prompt_logprobs is not None and len(request.token_ids) > 1
         stops = (*request.eos_token_ids, *(params.stop_token_ids or ()))
+        seeds = [(seed + index + _SEEDS // 2) % _SEEDS - _SEEDS // 2 for index in range(params.n)]
         sequences = [
             Sequence(
                 handle=handle,
                 request=request,
-                params=params.replace(seed=(seed + index + _SEEDS // 2) % _SEEDS - _SEEDS // 2),
+                params=params if params.seed == seeds[index] else params.replace(seed=seeds[index]),
                 view=view,
                 key=key,
                 order=self._order + index,

@@ -130,8 +130,9 @@ class StepPlanner:
                         step.ready[row] = False
                 if step.ready[row]:
                     running.tables.extend_row(row, wanted[row])
-        alive = visits[running.rows.known[visits] > 0]
-        running.set_visits(alive)
+            # Rows that were preempted meanwhile are gone.
+            visits = visits[table.known[visits] > 0]
+        running.set_visits(visits)
 
     def _verify(self, step: Step) -> None:
         """Plan the rows that have drafts, as far as limits and free blocks allow; others decode without."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 from hardpoint.contract.policy import SortKey
@@ -22,9 +21,6 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return len(self._stays)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._stays)
 
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._stays

@@ -11,7 +11,7 @@ from hardpoint.blocks.tables import Rows
 from hardpoint.contract.kv import KVPlan
 from hardpoint.contract.limits import BatchLimits
 from hardpoint.contract.step import Bools, Int32s
-from hardpoint.scheduler.rows import NEVER, RowTable
+from hardpoint.scheduler.rows import RowTable
 from hardpoint.scheduler.sequence import Sequence
 from hardpoint.scheduler.stops import StopTable
 
@@ -82,6 +82,8 @@ class RunningSet:
 
     def start(self, sequence: Sequence, source: Source) -> int:
         """Give a sequence a row and the blocks of ``source``, on which it takes a reference."""
+        if self.caching:
+            self._chain(sequence)
         row = self.rows.take(sequence, source.computed)
         self.tables.start(row, source.blocks, source.computed)
         for group in range(self.tables.num_groups):
@@ -117,39 +119,33 @@ class RunningSet:
         return True
 
     def _register(self, sequence: Sequence, row: int, columns: int) -> None:
-        chain = self._chain(sequence)
-        tables = self.tables.ids
-        blocks = [table[row, sequence.registered : columns].tolist() for table in tables]
-        for at, column in enumerate(range(sequence.registered, columns)):
-            digest = chain.digest(column)
-            for group, ids in enumerate(blocks):
-                self.pool.register(group, digest, ids[at])
-        sequence.registered = columns
+        first = sequence.registered
+        if first < columns:
+            digests = self._chain(sequence).upto(columns)[first:columns]
+            for group, ids in enumerate(self.tables.ids):
+                self.pool.register(group, digests, ids[row, first:columns].tolist())
+            sequence.registered = columns
 
     def flush(self, rows: Rows) -> None:
         """Move blocks of ``rows`` whose tokens are known and scheduled out of the recent tokens, and index them."""
-        table = self.rows
-        done = np.minimum(table.known[rows], table.computed[rows])
-        due = rows[done - table.flushed[rows] >= self.block_size]
-        width = self.hasher.block_bytes
-        register = self.pool.register
-        while len(due):
-            columns = table.flushed[due] // self.block_size
-            data = table.flush(due)
-            sequences = [table.sequences[row] for row in due.tolist()]
-            chunks = [data[at : at + width] for at in range(0, len(data), width)]
+        table, size, width = self.rows, self.block_size, self.hasher.block_bytes
+        behind = np.minimum(table.known[rows], table.computed[rows]) - table.flushed[rows]
+        full = behind >= size
+        while np.count_nonzero(full):
+            rows, behind = rows[full], behind[full] - size
+            columns = table.flushed[rows] // size
+            data = table.flush(rows)
             digests: list[bytes] = []
-            for sequence, chunk in zip(sequences, chunks, strict=True):
-                assert sequence is not None
+            for at, row in enumerate(rows.tolist()):
+                sequence = table.running[row]
+                chunk = data[at * width : at * width + width]
                 sequence.grown += chunk
-                if self.caching:
-                    digests.append(self._chain(sequence).append(chunk))
+                if sequence.chain is not None:
+                    digests.append(sequence.chain.append(chunk))
             if self.caching:
                 for group, ids in enumerate(self.tables.ids):
-                    for digest, block in zip(digests, ids[due, columns].tolist(), strict=True):
-                        register(group, digest, block)
-            done = np.minimum(table.known[due], table.computed[due])
-            due = due[done - table.flushed[due] >= self.block_size]
+                    self.pool.register(group, digests, ids[rows, columns].tolist())
+            full = behind >= size
 
     def trim(self, rows: Rows) -> None:
         """Release blocks of ``rows`` that left every window."""
@@ -165,6 +161,5 @@ class RunningSet:
 
     def set_visits(self, rows: Rows) -> None:
         """Decide at how many computed tokens decoding ``rows`` must be visited again: a block is full or missing."""
-        columns = self.tables.columns[rows]
-        short = np.where(columns < self.tables.width, columns * self.block_size - self.lookahead, NEVER)
+        short = self.tables.columns[rows] * self.block_size - self.lookahead
         self.rows.visit[rows] = np.minimum(short, self.rows.flushed[rows] + self.block_size)

@@ -34,7 +34,7 @@ def test_blank_blocks_are_taken_before_cached_ones_and_those_least_recently_used
     pool = BlockPool(7)
     taken = pool.take(4)
     for block in taken.tolist():
-        pool.register(0, b"%d" % block, block)
+        pool.register(0, [b"%d" % block], [block])
     first, second, third, fourth = taken.tolist()
     pool.release(ids(third))
     pool.release(ids(first, second))
@@ -48,7 +48,7 @@ def test_blank_blocks_are_taken_before_cached_ones_and_those_least_recently_used
 def test_a_cached_block_comes_back_with_its_content():
     pool = BlockPool(3)
     block = int(pool.take(1)[0])
-    pool.register(0, b"digest", block)
+    pool.register(0, [b"digest"], [block])
     pool.release(ids(block))
     assert pool.num_idle(ids(block, 0)) == 1
     pool.hold(ids(block))
@@ -64,8 +64,8 @@ def test_a_cached_block_comes_back_with_its_content():
 def test_the_first_block_with_a_digest_keeps_it():
     pool = BlockPool(3)
     first, second = pool.take(2).tolist()
-    pool.register(0, b"same", first)
-    pool.register(0, b"same", second)
+    pool.register(0, [b"same"], [first])
+    pool.register(0, [b"same"], [second])
     assert pool.index[0][b"same"] == first
     pool.release(ids(second))
     pool.release(ids(first))
@@ -75,8 +75,8 @@ def test_the_first_block_with_a_digest_keeps_it():
 def test_groups_have_indexes_of_their_own():
     pool = BlockPool(3, num_groups=2)
     first, second = pool.take(2).tolist()
-    pool.register(0, b"same", first)
-    pool.register(1, b"same", second)
+    pool.register(0, [b"same"], [first])
+    pool.register(1, [b"same"], [second])
     assert (pool.index[0][b"same"], pool.index[1][b"same"]) == (first, second)
 
 
@@ -84,15 +84,15 @@ def test_the_null_block_is_never_counted():
     pool = BlockPool(3)
     pool.hold(ids(0, 0))
     pool.release(ids(0))
-    pool.register(0, b"null", 0)
+    pool.register(0, [b"null"], [0])
     pool.check(np.zeros(3, np.int32))
 
 
 def test_forgotten_blocks_are_not_found_whether_held_or_free():
     pool = BlockPool(3)
     held, free = pool.take(2).tolist()
-    pool.register(0, b"held", held)
-    pool.register(0, b"free", free)
+    pool.register(0, [b"held"], [held])
+    pool.register(0, [b"free"], [free])
     pool.release(ids(free))
     pool.forget(ids(held, free))
     assert pool.index == ({},)
@@ -102,8 +102,8 @@ def test_forgotten_blocks_are_not_found_whether_held_or_free():
 def test_reset_keeps_what_is_held_and_says_so():
     pool = BlockPool(3)
     held, free = pool.take(2).tolist()
-    pool.register(0, b"held", held)
-    pool.register(0, b"free", free)
+    pool.register(0, [b"held"], [held])
+    pool.register(0, [b"free"], [free])
     pool.release(ids(free))
     assert not pool.reset()
     assert list(pool.index[0]) == [b"held"]
@@ -124,7 +124,7 @@ def test_references_and_index_agree_with_a_plain_account(events):
         elif name == "release" and owned:
             pool.release(ids(owned.pop(number % len(owned))))
         elif name == "register" and owned:
-            pool.register(0, b"%d" % number, owned[number % len(owned)])
+            pool.register(0, [b"%d" % number], [owned[number % len(owned)]])
         elif name == "hold" and (found := sorted(pool.index[0].values())):
             owned.append(found[number % len(found)])
             pool.hold(ids(owned[-1]))

@@ -57,7 +57,7 @@ def test_nothing_is_hashed_after_the_first_miss():
     pool = BlockPool(9)
     chain = chain_of(list(range(16)), 2)
     for column, block in enumerate(pool.take(3).tolist()):
-        pool.register(0, chain.digest(column), block)
+        pool.register(0, [chain.digest(column)], [block])
     fresh = chain_of(list(range(16)), 2)
     assert find_prefix(pool, (None,), 2, fresh, 8).num_blocks == 3
     assert len(fresh.digests) == 4
@@ -103,7 +103,7 @@ def test_the_hit_is_the_longest_that_every_group_can_serve(block_size, windows, 
     for group in range(len(windows)):
         for column in range(8):
             if cached[group][column]:
-                pool.register(group, digests[column], int(pool.take(1)[0]))
+                pool.register(group, [digests[column]], pool.take(1).tolist())
     hit = find_prefix(pool, windows, block_size, chain_of(tokens, block_size), most)
     assert hit.num_blocks == brute_force(pool, windows, block_size, digests, most)
     for group, window in enumerate(windows):
