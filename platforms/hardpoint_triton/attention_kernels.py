@@ -51,9 +51,10 @@ def attend(
     last = tl.minimum(first + BLOCK_M // G, length) - 1
     high = context - length + last + 1
     low = 0
+    edge = 0
     if WINDOW > 0:
-        low = tl.maximum(context - length + first - WINDOW + 1, 0)
-        low = (low // BLOCK_N) * BLOCK_N
+        edge = tl.maximum(context - length + first - WINDOW + 1, 0)
+        low = (edge // BLOCK_N) * BLOCK_N
     start, stop = low, high
     if SPLITS > 1:
         part = tl.cdiv(tl.cdiv(high - low, SPLITS), BLOCK_N) * BLOCK_N
@@ -70,7 +71,8 @@ def attend(
     columns = tl.arange(0, BLOCK_N)
     for at in range(start, stop, BLOCK_N):
         key_at = at + columns
-        there = key_at < stop
+        # Slots before the window may hold anything, NaN included, which no weight of zero would hide.
+        there = (key_at < stop) & (key_at >= edge)
         block = tl.load(table + request.to(tl.int64) * table_stride + key_at // BLOCK_SIZE, mask=there, other=0)
         where = block.to(tl.int64) * kv_block + kv_head * kv_head_stride + (key_at % BLOCK_SIZE) * kv_token
         mask = there[:, None] & in_head[None, :]

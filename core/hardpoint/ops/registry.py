@@ -55,6 +55,7 @@ class Op(Generic[P, R]):
         reference: the meaning, in plain torch; runs everywhere.
         in_place: whether the first argument is overwritten (and returned).
         dtypes: element types to test with; a sampling op knows float32 only.
+        host_reads: whether the reference waits for values on the device, so that no prepared step can hold it.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Op(Generic[P, R]):
         tolerance: Mapping[torch.dtype, Tolerance],
         dtypes: tuple[torch.dtype, ...],
         in_place: bool,
+        host_reads: bool,
     ) -> None:
         self.name = reference.__name__
         self.reference = reference
         self.in_place = in_place
+        self.host_reads = host_reads
         self.dtypes = dtypes
         self._inputs = inputs
         self._tolerance = {**DEFAULT_TOLERANCE, **tolerance}
@@ -98,6 +101,7 @@ def op(
     tolerance: Mapping[torch.dtype, Tolerance] | None = None,
     dtypes: tuple[torch.dtype, ...] = tuple(DEFAULT_TOLERANCE),
     in_place: bool = False,
+    host_reads: bool = False,
 ) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Make the decorated function the reference of an op of its name.
 
@@ -106,7 +110,7 @@ def op(
     """
 
     def register(reference: Callable[P, R]) -> Op[P, R]:
-        made = Op(reference, inputs, tolerance or {}, dtypes, in_place)
+        made = Op(reference, inputs, tolerance or {}, dtypes, in_place, host_reads)
         if made.name in OPS:
             raise ValueError(f"there are two ops named {made.name!r}: {OPS[made.name].reference} and {reference}")
         OPS[made.name] = made

@@ -76,6 +76,10 @@ class OpTable:
             setattr(self, name, body)
             self._choices.append({"op": name, "provider": provider, "reason": reason})
 
+    def host_reads(self, name: str) -> bool:
+        """Return whether the body bound to ``name`` waits for values on the device."""
+        return OPS[name].host_reads and getattr(self, name) is OPS[name].reference
+
     def explain(self) -> list[dict[str, str]]:
         """Return ``{"op", "provider", "reason"}`` for every op, reasons for refused providers included."""
         return [dict(choice) for choice in self._choices]

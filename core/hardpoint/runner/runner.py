@@ -157,7 +157,8 @@ class TorchRunner:
             num_groups=len(kv.groups),
             device=self._device,
         )
-        if not self._config.platform.enforce_eager:
+        waits = self._shape.num_experts > 0 and self._ops.host_reads("moe")
+        if not self._config.platform.enforce_eager and not waits:
             self._decodes = PreparedDecodes.of(
                 self._device, limits, self._loaded.model, self._planners, self._batch, kv.block_size
             )
