@@ -8,6 +8,6 @@ DEMO = Descriptor(
     kind="checkpoints",
     name="hardpoint/demo",
     contract=(1, 0),
-    implementation="hardpoint_demo.paths:MODEL_PATH",
+    implementation="hardpoint_demo.paths:model_folder",
     summary="the bundled model: 4 million parameters, trained on generated text",
 )

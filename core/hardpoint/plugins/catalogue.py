@@ -127,7 +127,7 @@ class Catalogue:
             return self._implementations[record.identity]
         if missing := missing_requirements(descriptor):
             remedy = descriptor.remedy or f"pip install {' '.join(missing)}"
-            self._fail(index, State.BROKEN, f"it needs {', '.join(missing)}, not installed here; {remedy}")
+            self._fail(index, State.MISSING, f"it needs {', '.join(missing)}, not installed here; {remedy}")
         try:
             found = import_implementation(descriptor)
         except KeyboardInterrupt:

@@ -34,6 +34,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
         seconds: that importing (and, for platforms, probing) it took.
         error: first line of what went wrong, ``None`` when it can be used.
         absent: why a platform has no device here; it works otherwise.
+        missing: what it needs that is not installed, and the way to it.
         devices: of a platform that can be used.
         summary: the descriptor's.
     """
@@ -42,18 +43,21 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     error: str | None = None
     absent: str | None = None
+    missing: str | None = None
     devices: tuple[DeviceLine, ...] = ()
     summary: str = ""
 
     @property
     def state(self) -> str:
-        """``"works"``, ``"broken"``, or ``"no device"`` for a platform that is none on this machine."""
-        return "broken" if self.error else "no device" if self.absent else "works"
+        """``"works"``, ``"broken"``, ``"missing"``, or ``"no device"`` for a platform that is none on this machine."""
+        if self.error:
+            return "broken"
+        return "missing" if self.missing else "no device" if self.absent else "works"
 
     @property
     def reason(self) -> str:
         """Why the state is not ``"works"``; empty when it is."""
-        return self.error or self.absent or ""
+        return self.error or self.missing or self.absent or ""
 
 
 def check(records: Iterable[Record], timeout: float) -> Iterator[Checked]:

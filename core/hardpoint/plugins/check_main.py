@@ -13,7 +13,7 @@ from hardpoint.contract.platform import Platform
 from hardpoint.plugins.catalogue import Catalogue
 from hardpoint.plugins.check import Checked, DeviceLine
 from hardpoint.plugins.choice import probe
-from hardpoint.plugins.record import Selection
+from hardpoint.plugins.record import Selection, State
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 
 def _check(catalogue: Catalogue, plugin: Selection) -> Checked:
     began = time.perf_counter()
-    error = absent = None
+    error = absent = missing = None
     devices: tuple[DeviceLine, ...] = ()
     summary = ""
     try:
@@ -40,8 +40,11 @@ def _check(catalogue: Catalogue, plugin: Selection) -> Checked:
             _, platform, absent = probe(catalogue, plugin.kind, plugin.name)
             devices = _devices(platform) if absent is None else ()
     except PluginError as failure:
-        records = (r for r in catalogue.records if r.identity == plugin)
-        error = next((r.reason for r in records if r.reason), str(failure))
+        record = next(r for r in catalogue.records if r.identity == plugin)
+        if record.state is State.MISSING:
+            missing = record.reason
+        else:
+            error = record.reason or str(failure)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
     return Checked(
@@ -49,6 +52,7 @@ def _check(catalogue: Catalogue, plugin: Selection) -> Checked:
         seconds=time.perf_counter() - began,
         error=error,
         absent=absent,
+        missing=missing,
         devices=devices,
         summary=summary,
     )

@@ -12,7 +12,8 @@ class State(StrEnum):
     """Where a plugin stands.
 
     ``AVAILABLE`` may be loaded; ``LOADED`` was. ``BLOCKED`` is not on the allow-list, ``CONFLICT`` shares its name with
-    another allowed plugin, ``INCOMPATIBLE`` was built for another contract, ``BROKEN`` failed when it was loaded.
+    another allowed plugin, ``INCOMPATIBLE`` was built for another contract, ``MISSING`` needs a module that is not
+    installed, ``BROKEN`` failed when it was loaded.
     """
 
     AVAILABLE = "available"
@@ -20,6 +21,7 @@ class State(StrEnum):
     CONFLICT = "conflict"
     INCOMPATIBLE = "incompatible"
     LOADED = "loaded"
+    MISSING = "missing"
     BROKEN = "broken"
 
 

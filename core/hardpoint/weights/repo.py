@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -120,9 +119,7 @@ def _folder(ref: RepoRef, catalogue: Catalogue, *, weights: bool) -> Path:
     if path.is_dir():
         return path
     if ref.id in catalogue.names("checkpoints"):
-        module, _, attribute = catalogue.load("checkpoints", ref.id).implementation.partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        bundled = Path(found() if callable(found) else found)
+        bundled = Path(catalogue.create("checkpoints", ref.id))
         if not bundled.is_dir():
             raise CheckpointError(f"the bundled checkpoint {ref.id!r} is not at {bundled}; reinstall its package")
         return bundled
