@@ -11,3 +11,12 @@ PLATFORM = Descriptor(
     implementation="hardpoint_cuda.platform:CudaPlatform",
     summary="NVIDIA GPUs",
 )
+ATTENTION = Descriptor(
+    kind="attention_backends",
+    name="cudnn",
+    contract=(1, 0),
+    implementation="hardpoint_cuda.attention:CudnnAttention",
+    summary="cuDNN for long prefill chunks, Triton for the rest",
+    requires=("triton",),
+    remedy="pip install hardpoint[cuda]",
+)

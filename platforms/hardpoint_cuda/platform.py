@@ -71,7 +71,7 @@ class CudaPlatform:
         return BatchLimits(max_tokens=tokens, max_requests=min(config.scheduler.max_num_seqs, tokens))
 
     def attention_backends(self) -> Sequence[str]:
-        return ("triton",)
+        return ("cudnn", "triton")
 
     def op_providers(self) -> Sequence[str]:
         return ("triton",)

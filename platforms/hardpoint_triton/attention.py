@@ -142,7 +142,8 @@ class TritonLayer:
         if plan.batch.num_decodes < plan.batch.num_requests:
             rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
             tiles = plan.tiles_of_chunks(rows // self._group)
-            self._launch(q, kv, out, plan, sinks, tiles, rows, 1)
+            if tiles.count:
+                self._launch(q, kv, out, plan, sinks, tiles, rows, 1)
         return out
 
     def _splits(self, plan: TritonPlan) -> int:
@@ -175,7 +176,7 @@ class TritonLayer:
             BLOCK_M=rows, BLOCK_N=64 if rows > DECODE_ROWS else 128 if self._padded <= 128 else 64, SPLITS=splits,
             WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None,
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            num_warps=8 if rows >= 128 else 4, num_stages=2 if q.dtype == torch.float32 else 3,
+            num_warps=4, num_stages=2 if q.dtype == torch.float32 else 3,
         )  # fmt: skip
         if splits > 1:
             merge[(scratch * heads,)](

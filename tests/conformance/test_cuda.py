@@ -33,10 +33,12 @@ def device() -> Iterator[Device]:
 
 
 @pytest.mark.parametrize("case", list(attention_cases()), ids=lambda case: case.label)
-def test_triton_attention_agrees_with_dense_attention(case: AttentionCase, device: Device) -> None:
+@pytest.mark.parametrize("name", ["triton", "cudnn"])
+def test_attention_agrees_with_dense_attention(case: AttentionCase, name: str, device: Device) -> None:
+    from hardpoint_cuda.attention import CudnnAttention
     from hardpoint_triton.attention import TritonAttention
 
-    backend = TritonAttention()
+    backend = TritonAttention() if name == "triton" else CudnnAttention()
     if reasons := backend.reject(case.query(device.info.arch)):
         pytest.skip("; ".join(reasons))
     check_attention(backend, device, case)

@@ -109,6 +109,12 @@ def attention_cases() -> Iterator[AttentionCase]:
         yield AttentionCase(label=f"chunk-edges-window{window}", requests=edges, window=window)
     yield AttentionCase(label="long-prefill", requests=((1500, 1500), (2600, 500)), num_kv_heads=1)
     yield AttentionCase(label="long-prefill-window", requests=((1500, 1500), (2600, 500)), window=300)
+    yield AttentionCase(
+        label="long-chunks-bfloat16",
+        requests=((70, 1), (1030, 1030), (2500, 1100), (1024, 1024), (40, 40), (2600, 500), (2060, 1036)),
+        decodes=1,
+        dtype="bfloat16",
+    )
     yield AttentionCase(label="long-prefill-cap", requests=((700, 700), (1600, 300)), soft_cap=10.0)
 
 
