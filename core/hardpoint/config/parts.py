@@ -148,7 +148,9 @@ class ParallelConfig:
 class PlatformConfig:
     """What runs the model."""
 
-    platform: str = setting("auto", "Platform plugin: cpu, cuda, rocm or a vendor's.")
+    platform: str = setting(
+        "auto", "Platform plugin by name, see `hardpoint plugins`; auto takes the first one that has a device here."
+    )
     device_ids: tuple[int, ...] = setting((), "Devices to use, by index; the first ones by default.")
     attention_backend: str = setting("auto", "Attention backend plugin.")
     op_providers: dict[str, str] = setting(dict, "JSON from an op's name to the provider to use for it.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -43,6 +43,7 @@ class _Worker:
         self.child = child
         self.commands = socket_to(context, zmq.PUSH, child.to_child)
         self.answers = socket_to(context, zmq.PULL, child.from_child)
+        self.replies: deque[bytes] = deque()
 
     def close(self) -> None:
         self.commands.close(linger=0)
@@ -123,7 +124,8 @@ class MultiProcessExecutor:
 
     def ready(self) -> bool:
         """Return whether the oldest step's result is there."""
-        return bool(self._workers[0].answers.poll(0))
+        worker = self._workers[0]
+        return bool(worker.replies) or bool(worker.answers.poll(0))
 
     def _call(self, command: Command, kind: Any) -> list[Any]:
         message = encode(command)
@@ -134,21 +136,29 @@ class MultiProcessExecutor:
 
     def _receive(self, worker: _Worker) -> bytes:
         """Return the next reply of one worker; raise as soon as any worker failed or died."""
-        while not worker.answers.poll(_POLL_MS):
+        while not worker.replies:
+            self._collect(worker, _POLL_MS)
             for other in self._workers:
-                self._raise_failure(other)
-            self.check()
+                self._collect(other, 0)
+            if not worker.replies:
+                self._last_words()
+                self.check()
+        return worker.replies.popleft()
+
+    def _last_words(self) -> None:
+        """Wait a moment for what a worker that ended may have said: its error tells more than its exit code."""
+        for worker in self._workers:
+            if worker.child.death() is not None:
+                self._collect(worker, _POLL_MS)
+
+    def _collect(self, worker: _Worker, milliseconds: int) -> None:
+        """Keep a worker's next reply for whoever asks for it; raise what it failed with."""
+        if not worker.answers.poll(milliseconds):
+            return
         answer = self._answers.decode(worker.answers.recv())
         if isinstance(answer, Failed):
             raise error_named(answer.error_type, answer.message)
-        return answer.data
-
-    def _raise_failure(self, worker: _Worker) -> None:
-        with contextlib.suppress(zmq.Again):
-            if worker is not self._workers[0] and worker.answers.poll(0):
-                answer = self._answers.decode(worker.answers.recv(zmq.NOBLOCK))
-                if isinstance(answer, Failed):
-                    raise error_named(answer.error_type, answer.message)
+        worker.replies.append(answer.data)
 
 
 class _PendingStep:
