@@ -32,7 +32,8 @@ class KVPool:
                 layers = [group.layers[position] for group in plan.groups if position < len(group.layers)]
                 layout = layouts[layers[0]]
                 dtype = getattr(torch, layout.dtype)
-                self._tensors.append(torch.zeros(layout.shape, dtype=dtype, device=device.torch_device))
+                # Not cleared: attention never lets a slot that was not written reach a result, and clearing touches every page.
+                self._tensors.append(torch.empty(layout.shape, dtype=dtype, device=device.torch_device))
                 self._axes.append(layout.block_axis)
         except (RuntimeError, MemoryError) as error:
             if not device.is_oom(error):

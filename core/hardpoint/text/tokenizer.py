@@ -6,7 +6,8 @@ import json
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ import numpy.typing as npt
 from hardpoint.contract.errors import ConfigError, RequestError
 from hardpoint.text.detokenizer import Detokenizer, PieceDetokenizer, WindowDetokenizer
 from hardpoint.text.pieces import Pieces, pieces_of
+
+#: Names under which ``transformers`` saves a tokenizer that is nothing but its ``tokenizer.json``.
+_PLAIN_CLASSES: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 class Tokenizer:
@@ -40,10 +44,8 @@ class Tokenizer:
         Raises:
             ConfigError: when there is none or it cannot be read.
         """
-        from transformers import AutoTokenizer
-
         try:
-            hf = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+            hf = _from_pretrained(name, revision or "main", trust_remote_code)
         except Exception as error:
             # transformers raises OSError, ValueError, KeyError, TypeError or the Rust library's bare Exception here.
             reason = f"{type(error).__name__}: {_first_line(error)}"
@@ -178,6 +180,26 @@ def _require_characters(text: str) -> None:
             "decode the text properly",
             field="prompt",
         ) from error
+
+
+def _from_pretrained(name: str, revision: str, trust_remote_code: bool) -> Any:
+    """Load through ``transformers``; a folder that names no class of its own needs none of its model code, which is slow."""
+    if _is_plain(Path(name)):
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(name)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _is_plain(folder: Path) -> bool:
+    """Return whether a folder holds a fast tokenizer whose class adds nothing to its file."""
+    config = folder / "tokenizer_config.json"
+    if not (folder / "tokenizer.json").is_file() or not config.is_file():
+        return False
+    found = json.loads(config.read_text(encoding="utf-8"))
+    return isinstance(found, dict) and found.get("tokenizer_class") in _PLAIN_CLASSES and "auto_map" not in found
 
 
 def _first_line(error: Exception) -> str:

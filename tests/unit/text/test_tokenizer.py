@@ -153,3 +153,22 @@ def test_end_tokens_are_collected(
     config: dict[str, Any], generation: dict[str, Any], expected: tuple[int, ...]
 ) -> None:
     assert ModelText.of(None, config=config, generation_config=generation).eos_token_ids == expected
+
+
+def test_a_plain_tokenizer_loads_without_model_code_and_equals_the_automatic_one() -> None:
+    """The bundled tokenizer names no class of its own."""
+    import subprocess
+    import sys
+
+    from transformers import AutoTokenizer
+
+    from hardpoint_demo import MODEL_PATH
+
+    text = "What is 27 + 45? naïve ✓ <|im_end|> <tool_call>"
+    assert Tokenizer.load(str(MODEL_PATH)).encode(text) == AutoTokenizer.from_pretrained(MODEL_PATH)(text)["input_ids"]
+    script = (
+        "import sys; from hardpoint.text.tokenizer import Tokenizer; "
+        f"Tokenizer.load({str(MODEL_PATH)!r}); print('transformers.models.auto.tokenization_auto' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
