@@ -39,18 +39,6 @@ class Detokenizer(Protocol):
         """Return what is left when the sequence ends: U+FFFD for bytes that never became a character."""
 
 
-class SilentDetokenizer:
-    """Makes no text: ``detokenize=False``, or no tokenizer."""
-
-    def push(self, token: int) -> str:
-        """Return nothing."""
-        return ""
-
-    def flush(self) -> str:
-        """Return nothing."""
-        return ""
-
-
 class PieceDetokenizer:
     """Exact and constant in time, for tokenizers whose tokens have fixed bytes."""
 
