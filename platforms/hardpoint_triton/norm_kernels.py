@@ -1,4 +1,4 @@
-"""Root mean square norm, with and without the residual addition before it: one program a row, one pass over memory."""
+"""Root mean square norm: one program a row, one pass over memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ MAX_SIZE = 16384
 
 
 @triton.jit
-def _norm(x, residual, weight, out, total, x_stride, eps, offset,
-          SIZE: tl.constexpr, PADDED: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+def _norm(x, weight, out, x_stride, eps, offset, SIZE: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, PADDED)
     there = at < SIZE
     values = tl.load(x + row * x_stride + at, mask=there, other=0.0)
-    if ADD:
-        before = tl.load(residual + row * SIZE + at, mask=there, other=0.0)
-        values = (before.to(tl.float32) + values.to(tl.float32)).to(values.dtype)
-        tl.store(total + row * SIZE + at, values, mask=there)
     wide = values.to(tl.float32)
     normed = wide * tl.rsqrt(tl.sum(wide * wide, 0) / SIZE + eps)
     scale = tl.load(weight + at, mask=there, other=0.0)
@@ -37,36 +32,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch(rows, rows, weight, out, out, eps, offset, add=False)
+    if len(rows):
+        padded = triton.next_power_of_2(size)
+        _norm[(len(rows),)](
+            rows, weight, out, rows.stride(0), eps, offset,
+            SIZE=size, PADDED=padded, WIDE=bool(offset) or weight.dtype != x.dtype,
+            num_warps=min(16, max(1, padded // 512)),
+        )  # fmt: skip
     return out
-
-
-def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See ``hardpoint.ops.norm.add_rms_norm``."""
-    out, total = torch.empty_like(residual), torch.empty_like(residual)
-    _launch(x.contiguous(), residual.contiguous(), weight, out, total, eps, offset, add=True)
-    return out, total
-
-
-def _launch(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    total: torch.Tensor,
-    eps: float,
-    offset: float,
-    *,
-    add: bool,
-) -> None:
-    size = x.shape[-1]
-    if x.shape[0] == 0:
-        return
-    padded = triton.next_power_of_2(size)
-    _norm[(x.shape[0],)](
-        x, residual, weight, out, total, x.stride(0), eps, offset,
-        SIZE=size, PADDED=padded, ADD=add, WIDE=bool(offset) or weight.dtype != x.dtype,
-        num_warps=min(16, max(1, padded // 512)),
-    )  # fmt: skip

@@ -9,7 +9,6 @@ from hardpoint_triton import activation_kernels, norm_kernels, rope_kernels
 
 OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "rms_norm": norm_kernels.rms_norm,
-    "add_rms_norm": norm_kernels.add_rms_norm,
     "silu_mul": activation_kernels.silu_mul,
     "gelu_mul": activation_kernels.gelu_mul,
     "qk_norm_rope": rope_kernels.qk_norm_rope,

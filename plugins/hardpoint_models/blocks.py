@@ -1,19 +1,20 @@
-"""What most decoders share: gated MLP, attention block, pre-norm layer, and the model around the layers."""
+"""What most decoders share: gated MLP, attention block, pre-norm layer, and the model around the layers.
+
+One residual stream runs through a model. What surrounds a product (the norm in front, activation and addition behind) is
+part of the linear layer, so that a kernel may fuse it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
-from hardpoint.layers import Attention, Embedding, Head, ModelBuild, RMSNorm, StepContext
-
-Layer = Callable[[torch.Tensor, torch.Tensor, StepContext], torch.Tensor]
+from hardpoint.layers import Attention, Embedding, Head, ModelBuild, MoE, RMSNorm, StepContext, gated_activation
 
 
 class GatedMLP:
-    """``down(act(gate(x)) * up(x))``.
+    """``residual + down(act(gate(norm(x))) * up(norm(x)))``.
 
     Args:
         build: the model being built.
@@ -23,6 +24,7 @@ class GatedMLP:
         bias: on all three projections.
         fused: name under ``path`` of a checkpoint's single gate-and-up projection.
         reduce: whether the result is summed over ranks here.
+        norm: of the input.
     """
 
     def __init__(
@@ -35,19 +37,20 @@ class GatedMLP:
         bias: bool = False,
         fused: str | None = None,
         reduce: bool = True,
+        norm: RMSNorm | None = None,
     ) -> None:
         hidden = build.config["hidden_size"]
         paths = (f"{path}.gate_proj", f"{path}.up_proj")
-        self.gate_up = build.merged_linear(paths, hidden, inner, bias=bias, fused=fused and f"{path}.{fused}")
-        self.act = build.gated_activation(activation)
-        self.down = build.row_linear(f"{path}.down_proj", inner, hidden, bias=bias, reduce=reduce)
+        fused, act = fused and f"{path}.{fused}", gated_activation(activation)
+        self.gate_up = build.merged_linear(paths, hidden, inner, bias=bias, fused=fused, norm=norm, activation=act)
+        self.down = build.row_linear(f"{path}.down_proj", inner, hidden, bias=bias, reduce=reduce, residual=reduce)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self.act(self.gate_up(x)))
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return self.down(self.gate_up(x), residual)
 
 
 class SelfAttention:
-    """Projection, attention, projection.
+    """``residual + out(attention(qkv(norm(x))))``.
 
     Sizes, window and rotation come from the configuration; families differ in the rest.
 
@@ -59,6 +62,7 @@ class SelfAttention:
         qk_norm: offset of a norm per head (``None`` for no norm).
         rope_by_type: whether layer types have rope parameters of their own.
         fused: name under ``path`` of a checkpoint's single projection.
+        norm: of the input.
         options: further arguments of :class:`~hardpoint.layers.Attention`.
     """
 
@@ -73,6 +77,7 @@ class SelfAttention:
         qk_norm: float | None = None,
         rope_by_type: bool = False,
         fused: str | None = None,
+        norm: RMSNorm | None = None,
         **options: Any,
     ) -> None:
         c = build.config
@@ -80,7 +85,7 @@ class SelfAttention:
             c[n] for n in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
         )
         kind = c["layer_types"][layer]
-        self.qkv = build.qkv_linear(path, hidden, heads, kv_heads, size, bias=qkv_bias, fused=fused)
+        self.qkv = build.qkv_linear(path, hidden, heads, kv_heads, size, bias=qkv_bias, fused=fused, norm=norm)
         q_norm = k_norm = None
         if qk_norm is not None:
             q_norm = RMSNorm(build, f"{path}.q_norm", size, c["rms_norm_eps"], qk_norm)
@@ -96,43 +101,39 @@ class SelfAttention:
             k_norm=k_norm,
             **options,
         )
-        self.out = build.head_row_linear(f"{path}.o_proj", heads, size, hidden, bias=out_bias)
+        self.out = build.head_row_linear(f"{path}.o_proj", heads, size, hidden, bias=out_bias, residual=True)
 
-    def __call__(self, x: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
-        return self.out(self.attention(self.qkv(x), positions, step))
+    def __call__(
+        self, x: torch.Tensor, positions: torch.Tensor, step: StepContext, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.out(self.attention(self.qkv(x), positions, step), residual)
+
+
+class PreNorms:
+    """The norms in front of a layer's attention and MLP, under the names that most checkpoints use."""
+
+    def __init__(self, build: ModelBuild, path: str, wide: bool = False) -> None:
+        hidden, eps = build.config["hidden_size"], build.config["rms_norm_eps"]
+        self.attention = RMSNorm(build, f"{path}.input_layernorm", hidden, eps, wide=wide)
+        self.mlp = RMSNorm(build, f"{path}.post_attention_layernorm", hidden, eps, wide=wide)
 
 
 class PreNormLayer:
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (Llama and most others).
+    """``h + attention(norm(h))``, then ``h + mlp(norm(h))`` (Llama and most others); both parts do their own norm."""
 
-    Called with the last block's output and the residual stream, so that each addition joins the norm behind it.
-    """
-
-    def __init__(self, build: ModelBuild, path: str, attention: Layer, mlp: Callable[[torch.Tensor], torch.Tensor],
-                 wide_norms: bool = False) -> None:  # fmt: skip
-        hidden, eps = build.config["hidden_size"], build.config["rms_norm_eps"]
+    def __init__(self, attention: SelfAttention, mlp: GatedMLP | MoE) -> None:
         self.attention = attention
         self.mlp = mlp
-        self.input_norm = RMSNorm(build, f"{path}.input_layernorm", hidden, eps, wide=wide_norms)
-        self.post_norm = RMSNorm(build, f"{path}.post_attention_layernorm", hidden, eps, wide=wide_norms)
 
-    def __call__(
-        self, x: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: StepContext
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if residual is None:
-            x, residual = self.input_norm(x), x
-        else:
-            x, residual = self.input_norm.add(x, residual)
-        x, residual = self.post_norm.add(self.attention(x, positions, step), residual)
-        return self.mlp(x), residual
+    def __call__(self, h: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
+        h = self.attention(h, positions, step, h)
+        return self.mlp(h, h)
 
 
 class DecoderLayer(Protocol):
-    """A layer that takes and returns ``(last output, residual stream)``."""
+    """A layer takes the residual stream [T, hidden], which it may overwrite, and returns it."""
 
-    def __call__(
-        self, x: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: StepContext
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def __call__(self, h: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor: ...
 
 
 class Decoder:
@@ -149,13 +150,12 @@ class Decoder:
         vocab, hidden = c["vocab_size"], c["hidden_size"]
         self.embed = Embedding(build, "model.embed_tokens", vocab, hidden, scale=self.embed_scale(build))
         self.layers = [self.layer(build, f"model.layers.{i}", i) for i in range(c["num_hidden_layers"])]
-        self.norm = RMSNorm(build, "model.norm", hidden, c["rms_norm_eps"], self.norm_offset, wide=self.wide_norms)
+        norm = RMSNorm(build, "model.norm", hidden, c["rms_norm_eps"], self.norm_offset, wide=self.wide_norms)
         tied = c["tie_word_embeddings"]
         if tied:
             build.ignored.append(r"^lm_head\.weight$")
-        self.head = Head(
-            build, "lm_head", vocab, hidden, self.embed if tied else None, soft_cap=c.get("final_logit_softcapping")
-        )
+        cap = c.get("final_logit_softcapping")
+        self.head = Head(build, "lm_head", vocab, hidden, self.embed if tied else None, soft_cap=cap, norm=norm)
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
         """Return one layer."""
@@ -166,12 +166,10 @@ class Decoder:
         return None
 
     def __call__(self, input_ids: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
-        x, residual = self.embed(input_ids), None
+        h = self.embed(input_ids)
         for layer in self.layers:
-            x, residual = layer(x, residual, positions, step)
-        if residual is None:
-            return self.norm(x)
-        return self.norm.add(x, residual)[0]
+            h = layer(h, positions, step)
+        return h
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden)

@@ -10,36 +10,26 @@ from __future__ import annotations
 import torch
 
 from hardpoint.layers import ModelBuild, RMSNorm, StepContext
-from hardpoint_models.blocks import Decoder, DecoderLayer, GatedMLP, Layer, SelfAttention
+from hardpoint_models.blocks import Decoder, DecoderLayer, GatedMLP, SelfAttention
 
 
 class GemmaLayer:
-    """``x + norm(attention(norm(x)))``, then ``x + norm(mlp(norm(x)))``."""
+    """``h + norm(attention(norm(h)))``, then ``h + norm(mlp(norm(h)))``; the inner norms belong to attention and MLP."""
 
-    def __init__(self, build: ModelBuild, path: str, attention: Layer) -> None:
-        c = build.config
+    def __init__(self, build: ModelBuild, path: str, attention: SelfAttention, mlp: GatedMLP) -> None:
         self.attention = attention
-        self.mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_activation"])
-        self.input_norm, self.attention_norm, self.mlp_input_norm, self.mlp_norm = (
-            RMSNorm(build, f"{path}.{name}", c["hidden_size"], c["rms_norm_eps"], offset=1.0)
-            for name in (
-                "input_layernorm",
-                "post_attention_layernorm",
-                "pre_feedforward_layernorm",
-                "post_feedforward_layernorm",
-            )
-        )
+        self.mlp = mlp
+        self.attention_norm = gemma_norm(build, f"{path}.post_attention_layernorm")
+        self.mlp_norm = gemma_norm(build, f"{path}.post_feedforward_layernorm")
 
-    def __call__(
-        self, x: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: StepContext
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if residual is None:
-            x, residual = self.input_norm(x), x
-        else:
-            x, residual = self.input_norm.add(x, residual)
-        x = self.attention_norm(self.attention(x, positions, step))
-        x, residual = self.mlp_input_norm.add(x, residual)
-        return self.mlp_norm(self.mlp(x)), residual
+    def __call__(self, h: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
+        h = h + self.attention_norm(self.attention(h, positions, step))
+        return h + self.mlp_norm(self.mlp(h))
+
+
+def gemma_norm(build: ModelBuild, path: str) -> RMSNorm:
+    """Return a norm whose weight is stored minus one."""
+    return RMSNorm(build, path, build.config["hidden_size"], build.config["rms_norm_eps"], offset=1.0)
 
 
 class Gemma2(Decoder):
@@ -51,9 +41,13 @@ class Gemma2(Decoder):
         return float(build.config["hidden_size"] ** 0.5)
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
-        return GemmaLayer(build, path, self.attention(build, f"{path}.self_attn", index))
+        c = build.config
+        norm = gemma_norm(build, f"{path}.pre_feedforward_layernorm")
+        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_activation"], norm=norm)
+        norm = gemma_norm(build, f"{path}.input_layernorm")
+        return GemmaLayer(build, path, self.attention(build, f"{path}.self_attn", index, norm), mlp)
 
-    def attention(self, build: ModelBuild, path: str, index: int) -> SelfAttention:
+    def attention(self, build: ModelBuild, path: str, index: int, norm: RMSNorm) -> SelfAttention:
         """Return a layer's attention."""
         c = build.config
         bias = bool(c.get("attention_bias"))
@@ -63,6 +57,7 @@ class Gemma2(Decoder):
             index,
             qkv_bias=bias,
             out_bias=bias,
+            norm=norm,
             scale=c["query_pre_attn_scalar"] ** -0.5,
             soft_cap=c.get("attn_logit_softcapping"),
         )
@@ -71,7 +66,7 @@ class Gemma2(Decoder):
 class Gemma3(Gemma2):
     """Gemma3ForCausalLM."""
 
-    def attention(self, build: ModelBuild, path: str, index: int) -> SelfAttention:
+    def attention(self, build: ModelBuild, path: str, index: int, norm: RMSNorm) -> SelfAttention:
         c = build.config
         bias = bool(c.get("attention_bias"))
         return SelfAttention(
@@ -80,6 +75,7 @@ class Gemma3(Gemma2):
             index,
             qkv_bias=bias,
             out_bias=bias,
+            norm=norm,
             qk_norm=1.0,
             rope_by_type=True,
             scale=c["query_pre_attn_scalar"] ** -0.5,

@@ -8,7 +8,7 @@ import torch
 
 from hardpoint.layers import Experts, ModelBuild, MoE, Piece, Source
 from hardpoint.layers.parameters import copied
-from hardpoint_models.blocks import Decoder, DecoderLayer, PreNormLayer, SelfAttention
+from hardpoint_models.blocks import Decoder, DecoderLayer, PreNormLayer, PreNorms, SelfAttention
 from hardpoint_models.mxfp4 import BLOCK, dequantize
 
 
@@ -79,8 +79,15 @@ class GptOss(Decoder):
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
         c = build.config
         bias = bool(c["attention_bias"])
+        norms = PreNorms(build, path, wide=True)
         attention = SelfAttention(
-            build, f"{path}.self_attn", index, qkv_bias=bias, out_bias=bias, sinks=f"{path}.self_attn.sinks"
+            build,
+            f"{path}.self_attn",
+            index,
+            qkv_bias=bias,
+            out_bias=bias,
+            sinks=f"{path}.self_attn.sinks",
+            norm=norms.attention,
         )
         moe = MoE(
             build,
@@ -92,8 +99,9 @@ class GptOss(Decoder):
             activation="swiglu_oai",
             limits={"alpha": float(c["swiglu_alpha"]), "limit": float(c["swiglu_limit"])},
             round_weights=True,
+            norm=norms.mlp,
         )
-        return PreNormLayer(build, path, attention, moe, wide_norms=True)
+        return PreNormLayer(attention, moe)
 
 
 __all__ = ["GptOss", "gpt_oss_experts"]

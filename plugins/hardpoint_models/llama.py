@@ -7,7 +7,7 @@ each head of q and k. Phi-3 and Phi-4: the checkpoint fuses q, k, v and gate, up
 from __future__ import annotations
 
 from hardpoint.layers import ModelBuild
-from hardpoint_models.blocks import Decoder, DecoderLayer, GatedMLP, PreNormLayer, SelfAttention
+from hardpoint_models.blocks import Decoder, DecoderLayer, GatedMLP, PreNormLayer, PreNorms, SelfAttention
 
 
 class Llama(Decoder):
@@ -16,27 +16,32 @@ class Llama(Decoder):
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
         c = build.config
         bias, mlp_bias = bool(c.get("attention_bias")), bool(c.get("mlp_bias"))
-        attention = SelfAttention(build, f"{path}.self_attn", index, qkv_bias=bias, out_bias=bias)
-        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], bias=mlp_bias)
-        return PreNormLayer(build, path, attention, mlp)
+        norms = PreNorms(build, path)
+        attention = SelfAttention(build, f"{path}.self_attn", index, norm=norms.attention, qkv_bias=bias, out_bias=bias)
+        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], bias=mlp_bias, norm=norms.mlp)
+        return PreNormLayer(attention, mlp)
 
 
 class Mistral(Decoder):
     """MistralForCausalLM."""
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
-        attention = SelfAttention(build, f"{path}.self_attn", index)
-        mlp = GatedMLP(build, f"{path}.mlp", build.config["intermediate_size"], build.config["hidden_act"])
-        return PreNormLayer(build, path, attention, mlp)
+        norms = PreNorms(build, path)
+        attention = SelfAttention(build, f"{path}.self_attn", index, norm=norms.attention)
+        c = build.config
+        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], norm=norms.mlp)
+        return PreNormLayer(attention, mlp)
 
 
 class Qwen2(Decoder):
     """Qwen2ForCausalLM."""
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
-        attention = SelfAttention(build, f"{path}.self_attn", index, qkv_bias=True)
-        mlp = GatedMLP(build, f"{path}.mlp", build.config["intermediate_size"], build.config["hidden_act"])
-        return PreNormLayer(build, path, attention, mlp)
+        norms = PreNorms(build, path)
+        attention = SelfAttention(build, f"{path}.self_attn", index, norm=norms.attention, qkv_bias=True)
+        c = build.config
+        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], norm=norms.mlp)
+        return PreNormLayer(attention, mlp)
 
 
 class Qwen3(Decoder):
@@ -45,10 +50,12 @@ class Qwen3(Decoder):
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
         c = build.config
         bias = bool(c.get("attention_bias"))
-        attention = SelfAttention(build, f"{path}.self_attn", index, qkv_bias=bias, out_bias=bias, qk_norm=0.0)
-        return PreNormLayer(
-            build, path, attention, GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"])
+        norms = PreNorms(build, path)
+        attention = SelfAttention(
+            build, f"{path}.self_attn", index, norm=norms.attention, qkv_bias=bias, out_bias=bias, qk_norm=0.0
         )
+        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], norm=norms.mlp)
+        return PreNormLayer(attention, mlp)
 
 
 class Phi3(Decoder):
@@ -56,6 +63,9 @@ class Phi3(Decoder):
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
         c = build.config
-        attention = SelfAttention(build, f"{path}.self_attn", index, fused="qkv_proj")
-        mlp = GatedMLP(build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], fused="gate_up_proj")
-        return PreNormLayer(build, path, attention, mlp)
+        norms = PreNorms(build, path)
+        attention = SelfAttention(build, f"{path}.self_attn", index, norm=norms.attention, fused="qkv_proj")
+        mlp = GatedMLP(
+            build, f"{path}.mlp", c["intermediate_size"], c["hidden_act"], fused="gate_up_proj", norm=norms.mlp
+        )
+        return PreNormLayer(attention, mlp)

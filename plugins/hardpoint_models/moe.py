@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from hardpoint.layers import Experts, ModelBuild, MoE, Piece
+from hardpoint.layers import Experts, ModelBuild, MoE, Piece, RMSNorm
 from hardpoint.layers.parameters import copied
-from hardpoint_models.blocks import Decoder, DecoderLayer, GatedMLP, PreNormLayer, SelfAttention
+from hardpoint_models.blocks import Decoder, DecoderLayer, GatedMLP, PreNormLayer, PreNorms, SelfAttention
 from hardpoint_models.experts import single_experts
 
 _QWEN = ("gate_proj", "up_proj", "down_proj")
@@ -74,14 +74,16 @@ class Mixtral(Decoder):
         c = build.config
         count, old, new = c["num_local_experts"], f"{path}.block_sparse_moe", f"{path}.mlp"
         spellings = [(f"{old}.experts", _MIXTRAL), (f"{new}.experts", _QWEN)]
+        norms = PreNorms(build, path)
         moe = MoE(
             build,
             build.linear((f"{old}.gate", f"{new}.gate"), c["hidden_size"], count),
             dense_experts(build, f"{new}.experts", count, c["intermediate_size"], spellings),
             top_k=c["num_experts_per_tok"],
             renormalize=True,
+            norm=norms.mlp,
         )
-        return PreNormLayer(build, path, SelfAttention(build, f"{path}.self_attn", index), moe)
+        return PreNormLayer(SelfAttention(build, f"{path}.self_attn", index, norm=norms.attention), moe)
 
 
 class QwenMoe(Decoder):
@@ -90,21 +92,21 @@ class QwenMoe(Decoder):
     shared = False
 
     def layer(self, build: ModelBuild, path: str, index: int) -> DecoderLayer:
-        return PreNormLayer(
-            build, path, self.attention(build, f"{path}.self_attn", index), self.mlp(build, path, index)
-        )
+        norms = PreNorms(build, path)
+        attention = self.attention(build, f"{path}.self_attn", index, norms.attention)
+        return PreNormLayer(attention, self.mlp(build, path, index, norms.mlp))
 
-    def attention(self, build: ModelBuild, path: str, index: int) -> SelfAttention:
+    def attention(self, build: ModelBuild, path: str, index: int, norm: RMSNorm) -> SelfAttention:
         """Return a layer's attention."""
         bias = bool(build.config.get("attention_bias"))
-        return SelfAttention(build, path, index, qkv_bias=bias, out_bias=bias, qk_norm=0.0)
+        return SelfAttention(build, path, index, qkv_bias=bias, out_bias=bias, qk_norm=0.0, norm=norm)
 
-    def mlp(self, build: ModelBuild, path: str, index: int) -> GatedMLP | MoE:
+    def mlp(self, build: ModelBuild, path: str, index: int, norm: RMSNorm) -> GatedMLP | MoE:
         """Return a layer's experts, or its plain MLP where the configuration says so."""
         c = build.config
         step, path = c["decoder_sparse_step"], f"{path}.mlp"
         if index in (c["mlp_only_layers"] or ()) or c["num_experts"] == 0 or (index + 1) % step:
-            return GatedMLP(build, path, c["intermediate_size"], c["hidden_act"])
+            return GatedMLP(build, path, c["intermediate_size"], c["hidden_act"], norm=norm)
         router = build.linear(f"{path}.gate", c["hidden_size"], c["num_experts"])
         singles = [(f"{path}.experts", _QWEN)]
         return MoE(
@@ -115,6 +117,7 @@ class QwenMoe(Decoder):
             renormalize=bool(c["norm_topk_prob"]),
             round_weights=True,
             shared=SharedExpert(build, path, c["shared_expert_intermediate_size"]) if self.shared else None,
+            norm=norm,
         )
 
 
@@ -123,8 +126,8 @@ class Qwen2Moe(QwenMoe):
 
     shared = True
 
-    def attention(self, build: ModelBuild, path: str, index: int) -> SelfAttention:
-        return SelfAttention(build, path, index, qkv_bias=bool(build.config["qkv_bias"]))
+    def attention(self, build: ModelBuild, path: str, index: int, norm: RMSNorm) -> SelfAttention:
+        return SelfAttention(build, path, index, qkv_bias=bool(build.config["qkv_bias"]), norm=norm)
 
 
 __all__ = ["Mixtral", "Qwen2Moe", "QwenMoe", "dense_experts"]

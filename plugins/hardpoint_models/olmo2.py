@@ -70,12 +70,9 @@ class Olmo2Layer:
         self.attention_norm = RMSNorm(build, f"{path}.post_attention_layernorm", hidden, eps, wide=True)
         self.mlp_norm = RMSNorm(build, f"{path}.post_feedforward_layernorm", hidden, eps, wide=True)
 
-    def __call__(
-        self, x: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: StepContext
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        stream = x if residual is None else x + residual
-        stream = stream + self.attention_norm(self.attention(stream, positions, step))
-        return self.mlp_norm(self.mlp(stream)), stream
+    def __call__(self, h: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
+        h = h + self.attention_norm(self.attention(h, positions, step))
+        return h + self.mlp_norm(self.mlp(h))
 
 
 class Olmo2(Decoder):

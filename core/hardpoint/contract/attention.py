@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     import numpy as np
     import torch
 
     from hardpoint.contract.device import Device, GraphSupport
     from hardpoint.contract.kv import KVSpec
     from hardpoint.contract.limits import BatchLimits
+    from hardpoint.contract.step import Int32s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,7 @@ class BatchView:
         slots: slot_dtype[T], ``block id * block_size + offset`` where each token's key and value go.
         max_query_len, max_seq_len: maxima over the batch.
         block_size: tokens per block.
+        variant: what ``StagedPlanner.stage`` returned, in a prepared step.
     """
 
     num_requests: int
@@ -110,6 +114,7 @@ class BatchView:
     max_query_len: int
     max_seq_len: int
     block_size: int
+    variant: Hashable = None
 
 
 class AttentionPlanner(Protocol):
@@ -124,6 +129,43 @@ class AttentionPlanner(Protocol):
         Then the tensors of ``batch`` keep their addresses but not their values, and its host arrays and maxima are upper
         bounds: such a plan may depend on shapes and on these bounds, and leaves the rest to the device.
         """
+
+
+@runtime_checkable
+class StagedPlanner(AttentionPlanner, Protocol):
+    """A planner whose prepared steps come in variants, or read values that change from step to step."""
+
+    def stage(self, rows: Int32s, block_table_host: Int32s, seq_lens_host: Int32s) -> Hashable:
+        """Get ready for a prepared decode step and return its variant.
+
+        Called on the host before every such step. The planner uploads what its plans read from static buffers of its own.
+        Each pair of shape and variant is prepared once; there should be few.
+
+        Args:
+            rows: int32[n], the decoding rows of the persistent batch, in the step's order.
+            block_table_host: int32[rows of the batch, width], to be indexed with ``rows``; entries past a row's blocks are
+                unspecified.
+            seq_lens_host: int32[n], context length after the step.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRotation:
+    """What happens to queries and keys between projection and attention.
+
+    Attributes:
+        q_weight, k_weight: [head_size] weights of a norm per head, or ``None``; float32 for a norm rounded once.
+        eps, offset: of these norms, see ``hardpoint.ops.rms_norm``.
+        cos_sin: [positions, rotated] cosines then sines, or ``None`` for no rotation.
+        interleaved: whether rotated pairs are neighbours.
+    """
+
+    q_weight: torch.Tensor | None
+    k_weight: torch.Tensor | None
+    eps: float
+    offset: float
+    cos_sin: torch.Tensor | None
+    interleaved: bool
 
 
 class AttentionLayer(Protocol):
@@ -143,6 +185,34 @@ class AttentionLayer(Protocol):
 
         Returns:
             [T, num_heads, head_size] in ``q``'s dtype.
+        """
+
+
+@runtime_checkable
+class FusedAttentionLayer(AttentionLayer, Protocol):
+    """A layer that takes the fused projection as it is. The core composes the same from ops, ``write`` and ``forward``."""
+
+    def forward_fused(
+        self,
+        qkv: torch.Tensor,
+        rotation: HeadRotation,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        kv: torch.Tensor,
+        plan: Any,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Norm and rotate queries and keys, store keys and values, and attend.
+
+        Args:
+            qkv: [T, (num_heads + 2 * num_kv_heads) * head_size], queries first; may be overwritten.
+            rotation: what to do with queries and keys.
+            positions: int64[T].
+            slots: as in ``write``.
+            kv, plan, sinks: as in ``forward``.
+
+        Returns:
+            [T, num_heads, head_size] in ``qkv``'s dtype.
         """
 
 

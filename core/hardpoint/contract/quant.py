@@ -73,6 +73,41 @@ class QuantFormat(Protocol):
         """Return the dense [out, in] weight: the reference that every kernel is tested against."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormSpec:
+    """A root mean square norm over a product's input.
+
+    Attributes:
+        eps: added to the mean square.
+        offset: added to the weight in float32 (1 for Gemma).
+        wide: the weight is float32 and the product with it is rounded once (OLMo 2, gpt-oss).
+    """
+
+    eps: float
+    offset: float = 0.0
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """What a model computes around a product: ``residual + activation(norm(x) @ weight.T + bias)``.
+
+    Attributes:
+        norm: of the input, or ``None``.
+        activation: op that halves the output, gate rows first and up rows second: ``"silu_mul"``, ``"gelu_mul"`` (tanh
+            approximation) or ``"gelu_mul_exact"``; ``""`` for none.
+        residual: whether the layer's output joins the residual stream.
+    """
+
+    norm: NormSpec | None = None
+    activation: str = ""
+    residual: bool = False
+
+
+#: Nothing around the product.
+PLAIN = Fusion()
+
+
 @runtime_checkable
 class LinearKernel(Protocol):
     """A way to multiply on one platform."""
@@ -87,3 +122,32 @@ class LinearKernel(Protocol):
 
     def apply(self, x: torch.Tensor, packed: Mapping[str, torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
         """Return ``x @ weight.T + bias`` for ``x`` of shape [tokens, in]."""
+
+
+@runtime_checkable
+class FusedLinearKernel(LinearKernel, Protocol):
+    """A kernel that can take over what surrounds a product. The core composes whatever a kernel does not fuse."""
+
+    def fuses(self, fusion: Fusion, scheme: LinearScheme, bias: bool) -> bool:
+        """Return whether ``apply_fused`` takes all of ``fusion`` for layers of ``scheme``, with or without bias."""
+
+    def apply_fused(
+        self,
+        x: torch.Tensor,
+        packed: Mapping[str, torch.Tensor],
+        bias: torch.Tensor | None,
+        fusion: Fusion,
+        norm_weight: torch.Tensor | None,
+        residual: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return ``residual + activation(norm(x) @ weight.T + bias)``.
+
+        Args:
+            x: [tokens, in]; not overwritten.
+            packed: what ``pack`` returned.
+            bias: [out], or ``None``.
+            fusion: as accepted by ``fuses``.
+            norm_weight: [in] where ``fusion.norm`` is set: in float32 for a wide norm, else in ``x``'s dtype.
+            residual: [tokens, out], may be overwritten and returned. ``None`` adds nothing, also where
+                ``fusion.residual`` is set: of ranks that sum their results only one adds it.
+        """

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hardpoint.layers.attention import Attention
     from hardpoint.layers.build import ModelBuild
     from hardpoint.layers.embedding import Embedding, Head
+    from hardpoint.layers.fusion import gated_activation
     from hardpoint.layers.linear import Linear, TorchLinear
     from hardpoint.layers.load import LoadedModel, load_model
     from hardpoint.layers.model import CausalModel
@@ -25,6 +26,7 @@ _HOMES = {
     "ModelBuild": "build",
     "Embedding": "embedding",
     "Head": "embedding",
+    "gated_activation": "fusion",
     "Linear": "linear",
     "TorchLinear": "linear",
     "LoadedModel": "load",
@@ -55,6 +57,7 @@ __all__ = [
     "Source",
     "StepContext",
     "TorchLinear",
+    "gated_activation",
     "load_model",
 ]
 

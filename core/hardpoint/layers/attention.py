@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hardpoint.contract.attention import AttentionLayerConfig
+from hardpoint.contract.attention import AttentionLayerConfig, FusedAttentionLayer, HeadRotation
 from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.kv import KVSpec
 from hardpoint.layers.parameters import Parameter, along, copied
@@ -33,8 +33,8 @@ class Attention:
         q_norm, k_norm: norms per head (Qwen 3, Gemma 3).
     """
 
-    __slots__ = ("_eps", "_interleaved", "_k_weight", "_layer", "_offset", "_q_weight", "_qk_norm_rope", "_rotary", "_rotate",
-                 "config", "group", "kv", "kv_spec", "sinks")  # fmt: skip
+    __slots__ = ("_forward_fused", "_layer", "_qk_norm_rope", "_rotate", "config", "group", "kv", "kv_spec", "rotation",
+                 "sinks")  # fmt: skip
 
     def __init__(
         self,
@@ -74,15 +74,18 @@ class Attention:
             self.sinks = build.empty((self.config.num_heads,))
             piece = copied(self.sinks, sinks, (num_heads,), along((num_heads,), 0, heads.start, heads.stop))
             build.parameters.append(Parameter(sinks, self.sinks, ((piece,),)))
+        self.rotation = HeadRotation(
+            q_weight=None if q_norm is None else q_norm.weight,
+            k_weight=None if k_norm is None else k_norm.weight,
+            eps=0.0 if q_norm is None else q_norm.spec.eps,
+            offset=0.0 if q_norm is None else q_norm.spec.offset,
+            cos_sin=rotary,
+            interleaved=interleaved,
+        )
         self._qk_norm_rope = build.ops.qk_norm_rope
-        self._q_weight = None if q_norm is None else q_norm.weight
-        self._k_weight = None if k_norm is None else k_norm.weight
-        self._eps = 0.0 if q_norm is None else q_norm.eps
-        self._offset = 0.0 if q_norm is None else q_norm.offset
         self._rotate = build.ops.rotary
-        self._rotary = rotary
-        self._interleaved = interleaved
         self._layer = build.attention_layer(self.config)
+        self._forward_fused = self._layer.forward_fused if isinstance(self._layer, FusedAttentionLayer) else None
         self.group = 0
         self.kv: torch.Tensor | None = None
         build.attention_layers.append(self)
@@ -94,19 +97,22 @@ class Attention:
 
     def __call__(self, qkv: torch.Tensor, positions: torch.Tensor, step: StepContext) -> torch.Tensor:
         """Attend from a fused projection [T, (heads + 2 kv heads) * head_size]; returns [T, heads * head_size]."""
-        config = self.config
+        config, rotation = self.config, self.rotation
+        if self._forward_fused is not None:
+            slots, plan = step.slots[self.group], step.plans[self.group]
+            return self._forward_fused(qkv, rotation, positions, slots, self._bound(), plan, self.sinks).flatten(1)
         q, k, v = self._qk_norm_rope(
             qkv,
             config.num_heads,
             config.num_kv_heads,
             config.head_size,
-            self._q_weight,
-            self._k_weight,
-            self._eps,
-            self._offset,
+            rotation.q_weight,
+            rotation.k_weight,
+            rotation.eps,
+            rotation.offset,
             positions,
-            self._rotary,
-            self._interleaved,
+            rotation.cos_sin,
+            rotation.interleaved,
         )
         return self.attend(q, k, v, step)
 
@@ -117,14 +123,17 @@ class Attention:
         size = self.config.head_size
         tokens = q.shape[0]
         q, k, v = (x.reshape(tokens, -1, size) for x in (q, k, v))
-        if self._rotary is not None:
-            q, k = self._rotate(q, k, positions, self._rotary, self._interleaved)
+        if self.rotation.cos_sin is not None:
+            q, k = self._rotate(q, k, positions, self.rotation.cos_sin, self.rotation.interleaved)
         return self.attend(q, k, v, step)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: StepContext) -> torch.Tensor:
         """Store the keys and values of the step, then attend. All are [T, heads, head_size]."""
-        kv = self.kv
-        if kv is None:
-            raise ConfigError(f"attention layer {self.config.layer} has no cache; bind() comes before the first step")
+        kv = self._bound()
         self._layer.write(kv, k, v, step.slots[self.group])
         return self._layer.forward(q, kv, step.plans[self.group], self.sinks).flatten(1)
+
+    def _bound(self) -> torch.Tensor:
+        if self.kv is None:
+            raise ConfigError(f"attention layer {self.config.layer} has no cache; bind() comes before the first step")
+        return self.kv

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hardpoint.contract.errors import ConfigError, UnsupportedModelError
+from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.quant import DENSE, LinearScheme
 from hardpoint.layers.attention import Attention
 from hardpoint.layers.embedding import Head
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from hardpoint.contract.collectives import Communicator
     from hardpoint.contract.device import DeviceInfo
     from hardpoint.contract.quant import LinearKernel, QuantFormat
+    from hardpoint.layers.norm import RMSNorm
     from hardpoint.ops import OpTable
     from hardpoint.weights import ModelFiles
 
@@ -131,24 +131,38 @@ class ModelBuild:
         """Return a layer that every rank holds whole. Several paths are spellings of one name."""
         return Linear(self, (Part(_spellings(path), rows, 0, rows),), columns, (0, columns), bias=bias)
 
-    def row_linear(self, path: str, columns: int, rows: int, *, bias: bool = False, reduce: bool = True) -> Linear:
+    def row_linear(
+        self, path: str, columns: int, rows: int, *, bias: bool = False, reduce: bool = True, residual: bool = False
+    ) -> Linear:
         """Return a layer split by columns: each rank has a part of the input, results are summed over ranks."""
         mine = self.share(columns, f"the input size of {path}")
-        return Linear(self, (Part((path,), rows, 0, rows),), columns, mine, bias=bias, reduce=reduce)
+        part = Part((path,), rows, 0, rows)
+        return Linear(self, (part,), columns, mine, bias=bias, reduce=reduce, residual=residual)
 
-    def head_row_linear(self, path: str, num_heads: int, head_size: int, rows: int, *, bias: bool = False) -> Linear:
+    def head_row_linear(
+        self, path: str, num_heads: int, head_size: int, rows: int, *, bias: bool = False, residual: bool = False
+    ) -> Linear:
         """Return the projection behind attention: split by columns along head borders."""
         start, stop = self.share(num_heads, "the number of attention heads")
         mine = (start * head_size, stop * head_size)
-        return Linear(self, (Part((path,), rows, 0, rows),), num_heads * head_size, mine, bias=bias, reduce=True)
+        part = Part((path,), rows, 0, rows)
+        return Linear(self, (part,), num_heads * head_size, mine, bias=bias, reduce=True, residual=residual)
 
     def merged_linear(
-        self, paths: Sequence[str], columns: int, rows: int, *, bias: bool = False, fused: str | None = None
+        self,
+        paths: Sequence[str],
+        columns: int,
+        rows: int,
+        *,
+        bias: bool = False,
+        fused: str | None = None,
+        norm: RMSNorm | None = None,
+        activation: str = "",
     ) -> Linear:
         """Return layers of ``rows`` output features each, split by rows, that run as one product (gate and up)."""
         start, stop = self.share(rows, f"the output size of {paths[0]}")
         parts = tuple(Part((path,), rows, start, stop) for path in paths)
-        return Linear(self, parts, columns, (0, columns), bias=bias, fused=fused)
+        return Linear(self, parts, columns, (0, columns), bias=bias, fused=fused, norm=norm, activation=activation)
 
     def qkv_linear(
         self,
@@ -160,6 +174,7 @@ class ModelBuild:
         *,
         bias: bool = False,
         fused: str | None = None,
+        norm: RMSNorm | None = None,
     ) -> Linear:
         """Return the projection to queries, keys and values: ``q_proj``, ``k_proj``, ``v_proj`` under ``path``."""
         q, kv = self.heads(num_heads, num_kv_heads)
@@ -171,7 +186,8 @@ class ModelBuild:
                 ("v_proj", num_kv_heads, kv),
             )
         )
-        return Linear(self, parts, columns, (0, columns), bias=bias, fused=fused and f"{path}.{fused}")
+        fused = fused and f"{path}.{fused}"
+        return Linear(self, parts, columns, (0, columns), bias=bias, fused=fused, norm=norm)
 
     def rotary(self, head_size: int, layer_type: str | None = None) -> torch.Tensor:
         """Return the table of rotary angles that the configuration asks for; layers share tables."""
@@ -183,23 +199,6 @@ class ModelBuild:
             spec = RopeSpec(params=params, dim=dim, context=context, max_model_len=self.max_model_len)
             self._tables[key] = cos_sin_table(spec, self.device, self.dtype)
         return self._tables[key]
-
-    def gated_activation(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the op for ``act(gate) * up``.
-
-        Raises:
-            UnsupportedModelError: for an activation without one.
-        """
-        if name in ("silu", "swish"):
-            return self.ops.silu_mul
-        if name in ("gelu_pytorch_tanh", "gelu_new"):
-            return self.ops.gelu_mul
-        if name == "gelu":
-            return partial(self.ops.gelu_mul, approximate="none")
-        raise UnsupportedModelError(
-            f"the model's activation is {name!r}; native layers know silu, gelu and gelu_pytorch_tanh. "
-            "Try --model-impl transformers"
-        )
 
     def choose_kernel(self, layer: Linear | Head) -> tuple[LinearKernel, LinearScheme]:
         """Return the first kernel that takes a layer as it is stored, else the first that takes it dequantized."""

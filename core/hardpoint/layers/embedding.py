@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hardpoint.contract.quant import DENSE
+from hardpoint.contract.quant import DENSE, Fusion
+from hardpoint.layers.fusion import surround
 from hardpoint.layers.parameters import Parameter, along, copied
 
 if TYPE_CHECKING:
     from hardpoint.layers.build import ModelBuild
+    from hardpoint.layers.norm import RMSNorm
 
 
 class VocabTable:
@@ -68,9 +70,10 @@ class Head:
         vocab, hidden: sizes of the whole layer.
         tied: the embedding whose table is used instead of weights of its own.
         soft_cap: ``cap * tanh(logit / cap)`` when set (Gemma 2).
+        norm: of the hidden states; the caller hands in what is not normed.
     """
 
-    __slots__ = ("_comm", "_soft_cap", "in_features", "kernel", "out_features", "packed", "path", "scheme", "soft_cap", "vocab")  # fmt: skip
+    __slots__ = ("_comm", "_run", "_soft_cap", "in_features", "kernel", "out_features", "packed", "path", "scheme", "soft_cap", "vocab")  # fmt: skip
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Head:
         hidden: int,
         tied: Embedding | None = None,
         soft_cap: float | None = None,
+        norm: RMSNorm | None = None,
     ) -> None:
         self.path = path
         table = tied.table if tied is not None else VocabTable(build, path, vocab, hidden, packed=True)
@@ -87,6 +91,9 @@ class Head:
         self.scheme = DENSE
         self.out_features, self.in_features = table.weight.shape
         self.kernel, _ = build.choose_kernel(self)
+        self._run = surround(
+            self.kernel, DENSE, Fusion(norm=None if norm is None else norm.spec), norm, build.ops, bias=False
+        )
         self.packed: Mapping[str, torch.Tensor] = {"weight": table.weight}
         self.soft_cap = soft_cap
         self._soft_cap = build.ops.soft_cap
@@ -95,7 +102,7 @@ class Head:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits [n, vocab] for ``hidden`` [n, hidden]."""
-        logits = self.kernel.apply(hidden, self.packed, None)
+        logits = self._run(hidden, self.packed, None, None)
         if self._comm is not None:
             logits = self._comm.all_gather(logits, dim=-1)[:, : self.vocab]
         logits = logits.float()

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from hardpoint.contract.errors import ConfigError
-from hardpoint.contract.quant import DENSE, LinearScheme, TensorSpec
+from hardpoint.contract.quant import DENSE, Fusion, LinearScheme, TensorSpec
+from hardpoint.layers.fusion import surround
 from hardpoint.layers.parameters import Parameter, Piece, Source, whole
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import DeviceInfo
     from hardpoint.contract.quant import QuantFormat
     from hardpoint.layers.build import ModelBuild
+    from hardpoint.layers.norm import RMSNorm
 
 
 class TorchLinear:
@@ -62,7 +64,9 @@ class Part:
 
 
 class Linear:
-    """``y = x W^T + b`` on one rank, where W may be several layers of the checkpoint stacked.
+    """``residual + activation(norm(x) W^T + b)`` on one rank, where W may be several layers of the checkpoint stacked.
+
+    All but the product is optional. A kernel that fuses what surrounds the product gets it whole; else it is composed here.
 
     Args:
         build: the model being built.
@@ -72,10 +76,27 @@ class Linear:
         bias: whether the layer has one.
         reduce: whether partial results are summed over ranks (the layer is split by columns).
         fused: name under which some checkpoints store all parts as one layer.
+        norm: of the input; the caller hands in what is not normed.
+        activation: see :class:`~hardpoint.contract.quant.Fusion`; the output has half of the rows.
+        residual: whether calls add to the residual stream.
     """
 
-    __slots__ = ("_all_reduce", "_apply", "_runs", "_stacks", "bias", "in_features", "kernel", "out_features", "packed", "parts",
-                 "path", "scheme", "tensors")  # fmt: skip
+    __slots__ = (
+        "_all_reduce",
+        "_run",
+        "_runs",
+        "_stacks",
+        "adds",
+        "bias",
+        "in_features",
+        "kernel",
+        "out_features",
+        "packed",
+        "parts",
+        "path",
+        "scheme",
+        "tensors",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -87,6 +108,9 @@ class Linear:
         bias: bool = False,
         reduce: bool = False,
         fused: str | None = None,
+        norm: RMSNorm | None = None,
+        activation: str = "",
+        residual: bool = False,
     ) -> None:
         self.path = fused or parts[0].paths[0]
         self.parts = parts
@@ -110,12 +134,18 @@ class Linear:
             ways = sources.ways("bias", specs, self.bias, 0)
             build.parameters.append(Parameter(f"{self.path}.bias", self.bias, ways, fill="zeros"))
         self.kernel, self._runs = build.choose_kernel(self)
-        self._apply = self.kernel.apply
+        # Of ranks that sum their results exactly one adds the residual stream too.
+        self.adds = not reduce or build.comm.rank == 0
+        fusion = Fusion(norm=None if norm is None else norm.spec, activation=activation, residual=residual)
+        self._run = surround(self.kernel, self._runs, fusion, norm, build.ops, bias=self.bias is not None)
         build.linears.append(self)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply ``x`` [T, in of this rank]; the result is [T, out of this rank], whole if the layer reduces."""
-        y = self._apply(x, self.packed, self.bias)
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply ``x`` [T, in of this rank]; the result is [T, out of this rank], whole if the layer reduces.
+
+        ``residual`` [T, out] belongs to a layer made with ``residual=True`` and may be overwritten.
+        """
+        y = self._run(x, self.packed, self.bias, residual if self.adds else None)
         return y if self._all_reduce is None else self._all_reduce(y)
 
     def pack(self, build: ModelBuild) -> None:

@@ -12,6 +12,7 @@ from hardpoint.layers.parameters import Parameter, Piece
 
 if TYPE_CHECKING:
     from hardpoint.layers.build import ModelBuild
+    from hardpoint.layers.norm import RMSNorm
 
 Score = Literal["softmax", "softmax_of_chosen", "sigmoid"]
 ExpertActivation = Literal["silu", "gelu_tanh", "swiglu_oai"]
@@ -80,10 +81,11 @@ class MoE:
         activation: of the experts; ``limits`` are its parameters (gpt-oss).
         round_weights: round the router's weights to the model's dtype, as the reference of Qwen and gpt-oss does.
         shared: added for every token; its result is partial over ranks like the experts'.
+        norm: of the input; the caller hands in what is not normed.
     """
 
-    __slots__ = ("_all_reduce", "_dtype", "_moe", "_route", "activation", "experts", "limits", "renormalize", "router",
-                 "score", "shared", "top_k")  # fmt: skip
+    __slots__ = ("_all_reduce", "_dtype", "_moe", "_norm", "_route", "activation", "adds", "experts", "limits", "renormalize",
+                 "router", "score", "shared", "top_k")  # fmt: skip
 
     def __init__(
         self,
@@ -98,6 +100,7 @@ class MoE:
         limits: dict[str, Any] | None = None,
         round_weights: bool = False,
         shared: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        norm: RMSNorm | None = None,
     ) -> None:
         self.router = router
         self.experts = experts
@@ -108,12 +111,17 @@ class MoE:
         self.limits = limits or {}
         self.shared = shared
         self._dtype = build.dtype if round_weights else None
+        self._norm = norm
         self._route = build.ops.topk_router
         self._moe = build.ops.moe
         self._all_reduce = build.comm.all_reduce if build.comm.size > 1 else None
+        # Of ranks that sum their results exactly one adds the residual stream too.
+        self.adds = build.comm.rank == 0
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the layer on ``x`` [T, hidden]."""
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the layer on ``x`` [T, hidden] and add it to ``residual``, which may be overwritten."""
+        if self._norm is not None:
+            x = self._norm(x)
         weights, ids = self._route(self.router(x), self.top_k, self.renormalize, self.score)
         if self._dtype is not None:
             weights = weights.to(self._dtype)
@@ -131,4 +139,6 @@ class MoE:
         )
         if self.shared is not None:
             y = y + self.shared(x)
+        if residual is not None and self.adds:
+            y = residual.add_(y)
         return y if self._all_reduce is None else self._all_reduce(y)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hardpoint.contract.quant import NormSpec
 from hardpoint.layers.parameters import Parameter, along, copied
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RMSNorm:
-    """``x / rms(x) * (weight + offset)``, alone or after adding to a residual stream.
+    """``x / rms(x) * (weight + offset)``.
 
     Args:
         build: the model being built.
@@ -25,7 +26,7 @@ class RMSNorm:
         part: the elements of the weight that this rank holds, all by default.
     """
 
-    __slots__ = ("_add", "_norm", "eps", "offset", "weight")
+    __slots__ = ("_norm", "spec", "weight")
 
     def __init__(
         self,
@@ -39,18 +40,12 @@ class RMSNorm:
     ) -> None:
         start, stop = part or (0, size)
         self.weight = build.empty((stop - start,), torch.float32 if wide else None)
-        self.eps = eps
-        self.offset = offset
+        self.spec = NormSpec(eps=eps, offset=offset, wide=wide)
         self._norm = build.ops.rms_norm
-        self._add = build.ops.add_rms_norm
         name = f"{path}.weight"
         piece = copied(self.weight, name, (size,), along((size,), 0, start, stop))
         build.parameters.append(Parameter(name, self.weight, ((piece,),), fill="zeros" if offset else "ones"))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` [..., size]."""
-        return self._norm(x, self.weight, self.eps, self.offset)
-
-    def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``(norm(x + residual), x + residual)``."""
-        return self._add(x, residual, self.weight, self.eps, self.offset)
+        return self._norm(x, self.weight, self.spec.eps, self.spec.offset)

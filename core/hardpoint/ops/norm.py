@@ -49,34 +49,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 
     return (weight * normed).to(x.dtype)
 
 
-def _add_rms_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
-    values = Values(dtype, device, seed)
-    for tokens, size in ((1, 64), (5, 1024), (0, 64)):
-        x, residual = values.normal(tokens, size), values.normal(tokens, size, std=3.0)
-        weight = values.normal(size, mean=1.0, std=0.1)
-        yield OpCall(f"{tokens}x{size}", (x, residual, weight, 1e-6))
-        yield OpCall(f"{tokens}x{size}-offset", (x, residual, weight - 1, 1e-6, 1.0))
-
-
-@op(_add_rms_inputs)
-def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add ``x`` to the residual stream and norm the sum; see :func:`rms_norm`.
-
-    A provider may write the results over ``x`` and ``residual``: the caller uses neither afterwards.
-
-    Args:
-        x, residual: [T, size], of one dtype.
-        weight: [size].
-
-    Returns:
-        ``(normed, x + residual)``, both [T, size].
-    """
-    total = residual + x
-    return rms_norm.reference(total, weight, eps, offset), total
-
-
 def _layer_norm_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
     values = Values(dtype, device, seed)
     for tokens, size in ((1, 64), (7, 512), (0, 64)):

@@ -37,7 +37,6 @@ class OpTable:
     if TYPE_CHECKING:
         # Types for the attributes that __init__ sets; tests hold this list against the registry.
         rms_norm = norm.rms_norm
-        add_rms_norm = norm.add_rms_norm
         layer_norm = norm.layer_norm
         rotary = position.rotary
         qk_norm_rope = position.qk_norm_rope

@@ -119,10 +119,6 @@ def moe64(
 
 FORMULAS = {
     "rms_norm": rms64,
-    "add_rms_norm": lambda x, r, w, eps, offset=0.0: (
-        rms64((r + x).double(), w, eps, offset),
-        (r.double() + x.double()),
-    ),
     "layer_norm": layer64,
     "rotary": lambda q, k, *rest: (rotary64(q, *rest), rotary64(k, *rest)),
     "qk_norm_rope": qkv64,
@@ -138,7 +134,6 @@ FORMULAS = {
 STEPS = {
     "moe": 4,
     "rms_norm": 2,
-    "add_rms_norm": 2,
     "qk_norm_rope": 4,
     "rotary": 2,
     "swiglu_oai": 4,
