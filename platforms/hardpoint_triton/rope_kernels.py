@@ -1,65 +1,154 @@
-"""Splitting the fused projection, norm per head and rotation in one launch: one program a token and head."""
+"""Norm per head, rotation and the write to the paged cache, in one pass over the fused projection.
+
+A program serves ``GROUP`` heads of one token as a tile, queries, keys and values alike: a row of values is copied where a
+row of queries or keys is normed and rotated. Each element is read once and each result written once.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 import triton
 import triton.language as tl
 
+from hardpoint.contract.attention import HeadRotation
+
+#: Largest finite value of float8_e4m3fn; PyTorch and Triton's interpreter make NaN of more.
+FP8_MAX = tl.constexpr(448.0)
+#: Up to so many tokens, programs are small so that one token's heads spread over many multiprocessors.
+FEW_TOKENS: Final = 64
+FEW_HEADS: Final = 4
+MANY_HEADS: Final = 16
+
 
 @triton.jit
-def _norm_rope(qkv, q_out, k_out, v_out, q_weight, k_weight, positions, cos_sin, qkv_stride, table_stride, eps, offset,
-               HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
-               D_PAD: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr, ROPE: tl.constexpr,
-               PAIRED: tl.constexpr):  # fmt: skip
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+def norm_rope(
+    qkv, out, q_weight, k_weight, positions, cos_sin, slots, kv,
+    qkv_stride, out_stride, table_stride, kv_half, kv_block, kv_head, kv_token, eps, offset, inverse_scale,
+    HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
+    REST_PAD: tl.constexpr, GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr,
+    PAIRED: tl.constexpr, WRITE: tl.constexpr,
+):  # fmt: skip
+    """Serve ``GROUP`` of a token's heads: HEADS queries, KV keys, KV values, in the projection's order.
+
+    ``out`` takes queries and keys in that order; it may be ``qkv``.
+    """
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
+    live = head < HEADS + 2 * KV
+    is_query, is_value = head < HEADS, head >= HEADS + KV
     source = qkv + token * qkv_stride + head * D
-    at = tl.arange(0, D_PAD)
-    there = at < D
-    if head >= HEADS + KV:
-        values = tl.load(source + at, mask=there)
-        tl.store(v_out + (token * KV + head - HEADS - KV) * D + at, values, mask=there)
-        return
-    target = q_out + (token * HEADS + head) * D
-    weight = q_weight
-    if head >= HEADS:
-        target = k_out + (token * KV + head - HEADS) * D
-        weight = k_weight
-    kind = qkv.dtype.element_ty
-    scale = 1.0
-    if NORM:
-        wide = tl.load(source + at, mask=there, other=0.0).to(tl.float32)
-        scale = tl.rsqrt(tl.sum(wide * wide, 0) / D + eps)
-    if ROPE:
+    target = out + token * out_stride + head * D
+    moved = live & (head < HEADS + KV)
+    cached = live & (head >= HEADS)
+    cell = kv
+    if WRITE:
+        slot = tl.load(slots + token).to(tl.int64)
+        cached = cached & (slot >= 0)
+        # Products rather than a choice of addresses, which would hide from the compiler how they are aligned.
+        half = is_value.to(tl.int64)
+        cell = kv + (slot // BLOCK_SIZE) * kv_block + (slot % BLOCK_SIZE) * kv_token + half * kv_half
+        cell = cell + (head - HEADS - half * KV) * kv_head
+
+    if HALF > 0:
         pair = tl.arange(0, HALF_PAD)
-        live = pair < HALF
         first_at = pair * 2 if PAIRED else pair
         second_at = pair * 2 + 1 if PAIRED else pair + HALF
-        first = tl.load(source + first_at, mask=live, other=0.0)
-        second = tl.load(source + second_at, mask=live, other=0.0)
-        if NORM:
-            first = _weigh(first, scale, weight, first_at, live, offset, WIDE)
-            second = _weigh(second, scale, weight, second_at, live, offset, WIDE)
-        row = tl.load(positions + token) * table_stride
-        cos = tl.load(cos_sin + row + pair, mask=live, other=0.0).to(kind).to(tl.float32)
-        sin = tl.load(cos_sin + row + HALF + pair, mask=live, other=0.0).to(kind).to(tl.float32)
-        a, b = first.to(tl.float32), second.to(tl.float32)
-        tl.store(target + first_at, (a * cos - b * sin).to(kind), mask=live)
-        tl.store(target + second_at, (b * cos + a * sin).to(kind), mask=live)
-        there = there & (at >= 2 * HALF)
-    values = tl.load(source + at, mask=there, other=0.0)
+        there = live[:, None] & (pair < HALF)[None, :]
+        first = tl.load(source[:, None] + first_at[None, :], mask=there, other=0.0)
+        second = tl.load(source[:, None] + second_at[None, :], mask=there, other=0.0)
+    if REST_PAD > 0:
+        rest_at = 2 * HALF + tl.arange(0, REST_PAD)
+        left = live[:, None] & (rest_at < D)[None, :]
+        rest = tl.load(source[:, None] + rest_at[None, :], mask=left, other=0.0)
     if NORM:
-        values = _weigh(values, scale, weight, at, there, offset, WIDE)
-    tl.store(target + at, values.to(kind), mask=there)
+        squares = tl.zeros([GROUP], tl.float32)
+        if HALF > 0:
+            squares += tl.sum(first.to(tl.float32) * first.to(tl.float32), 1)
+            squares += tl.sum(second.to(tl.float32) * second.to(tl.float32), 1)
+        if REST_PAD > 0:
+            squares += tl.sum(rest.to(tl.float32) * rest.to(tl.float32), 1)
+        scale = tl.rsqrt(squares / D + eps)
+    if HALF > 0:
+        a, b = first, second
+        if NORM:
+            a = _weigh(first, scale, q_weight, k_weight, first_at, pair < HALF, is_query, offset, WIDE)
+            b = _weigh(second, scale, q_weight, k_weight, second_at, pair < HALF, is_query, offset, WIDE)
+        row = cos_sin + tl.load(positions + token) * table_stride
+        cos = tl.load(row + pair, mask=pair < HALF, other=0.0).to(first.dtype).to(tl.float32)[None, :]
+        sin = tl.load(row + HALF + pair, mask=pair < HALF, other=0.0).to(first.dtype).to(tl.float32)[None, :]
+        a, b = a.to(tl.float32), b.to(tl.float32)
+        turned = (a * cos - b * sin).to(first.dtype)
+        first = tl.where(is_value[:, None], first, turned)
+        turned = (b * cos + a * sin).to(first.dtype)
+        second = tl.where(is_value[:, None], second, turned)
+        there = moved[:, None] & (pair < HALF)[None, :]
+        tl.store(target[:, None] + first_at[None, :], first, mask=there)
+        tl.store(target[:, None] + second_at[None, :], second, mask=there)
+        if WRITE:
+            there = cached[:, None] & (pair < HALF)[None, :]
+            tl.store(cell[:, None] + first_at[None, :], _cache(first, kv, inverse_scale), mask=there)
+            tl.store(cell[:, None] + second_at[None, :], _cache(second, kv, inverse_scale), mask=there)
+    if REST_PAD > 0:
+        if NORM:
+            normed = _weigh(rest, scale, q_weight, k_weight, rest_at, rest_at < D, is_query, offset, WIDE)
+            rest = tl.where(is_value[:, None], rest, normed)
+        tl.store(target[:, None] + rest_at[None, :], rest, mask=moved[:, None] & (rest_at < D)[None, :])
+        if WRITE:
+            left = cached[:, None] & (rest_at < D)[None, :]
+            tl.store(cell[:, None] + rest_at[None, :], _cache(rest, kv, inverse_scale), mask=left)
 
 
 @triton.jit
-def _weigh(values, scale, weight, at, there, offset, WIDE: tl.constexpr):
-    factor = tl.load(weight + at, mask=there, other=0.0)
-    normed = values.to(tl.float32) * scale
+def _weigh(values, scale, q_weight, k_weight, at, there, is_query, offset, WIDE: tl.constexpr):
+    """Return values [GROUP, n] times scale [GROUP] and the weights at ``at`` [n]."""
+    of_query = tl.load(q_weight + at, mask=there, other=0.0).to(tl.float32)
+    of_key = tl.load(k_weight + at, mask=there, other=0.0).to(tl.float32)
+    factor = tl.where(is_query[:, None], of_query[None, :], of_key[None, :])
+    normed = values.to(tl.float32) * scale[:, None]
     if WIDE:
-        return (normed * (factor.to(tl.float32) + offset)).to(values.dtype)
-    return (normed.to(values.dtype).to(tl.float32) * factor.to(tl.float32)).to(values.dtype)
+        return (normed * (factor + offset)).to(values.dtype)
+    return (normed.to(values.dtype).to(tl.float32) * factor).to(values.dtype)
+
+
+@triton.jit
+def _cache(values, kv, inverse_scale):
+    """Return values in the cache's type, divided by its scale and kept in range where it is an 8-bit type."""
+    if kv.dtype.element_ty.primitive_bitwidth == 8:
+        scaled = values.to(tl.float32) * inverse_scale
+        return tl.minimum(tl.maximum(scaled, -FP8_MAX), FP8_MAX).to(kv.dtype.element_ty)
+    return values.to(kv.dtype.element_ty)
+
+
+def norm_rope_write(
+    qkv: torch.Tensor,
+    rotation: HeadRotation,
+    num_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    positions: torch.Tensor,
+    slots: torch.Tensor,
+    kv: torch.Tensor,
+    scale: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Norm and rotate a fused projection in place and store its keys and values.
+
+    Args:
+        qkv: [T, (num_heads + 2 * num_kv_heads) * head_size], rows of any stride; queries and keys are overwritten.
+        rotation: norms (both or none) and rotation.
+        positions: int64[T].
+        slots: int64[T], ``block * block_size + offset``; negative ones are not stored.
+        kv: [2, blocks, num_kv_heads, block_size, head_size], keys first; the last axis contiguous.
+        scale: what a stored element of an 8-bit cache is multiplied with when it is read.
+
+    Returns:
+        ``(q, k, v)`` as views of ``qkv``: [T, heads, head_size] with one stride between tokens for all three.
+    """
+    heads = qkv.unflatten(1, (num_heads + 2 * num_kv_heads, head_size))
+    q, k, v = torch.split(heads, [num_heads, num_kv_heads, num_kv_heads], 1)
+    _launch(qkv, qkv, rotation, num_heads, num_kv_heads, head_size, positions, slots, kv, scale)
+    return q, k, v
 
 
 def qk_norm_rope(
@@ -76,20 +165,45 @@ def qk_norm_rope(
     interleaved: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See ``hardpoint.ops.rotary.qk_norm_rope``; one of the two norms alone is not offered by any model."""
+    out = qkv.new_empty((qkv.shape[0], (num_heads + num_kv_heads) * head_size))
+    rotation = HeadRotation(
+        q_weight=q_weight, k_weight=k_weight, eps=eps, offset=offset, cos_sin=cos_sin, interleaved=interleaved
+    )
+    _launch(qkv, out, rotation, num_heads, num_kv_heads, head_size, positions, None, None, 1.0)
+    heads = out.view(-1, num_heads + num_kv_heads, head_size)
+    v = qkv.unflatten(1, (num_heads + 2 * num_kv_heads, head_size))[:, num_heads + num_kv_heads :]
+    return heads[:, :num_heads], heads[:, num_heads:], v
+
+
+def _launch(
+    qkv: torch.Tensor,
+    out: torch.Tensor,
+    rotation: HeadRotation,
+    num_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    positions: torch.Tensor,
+    slots: torch.Tensor | None,
+    kv: torch.Tensor | None,
+    scale: float,
+) -> None:
     tokens = qkv.shape[0]
-    q = qkv.new_empty((tokens, num_heads, head_size))
-    k, v = (qkv.new_empty((tokens, num_kv_heads, head_size)) for _ in range(2))
     if tokens == 0:
-        return q, k, v
-    half = cos_sin.shape[1] // 2 if cos_sin is not None else 0
-    table = qkv if cos_sin is None else cos_sin
-    norm = q_weight is not None and k_weight is not None
-    _norm_rope[(tokens, num_heads + 2 * num_kv_heads)](
-        qkv, q, k, v, q_weight if norm else qkv, k_weight if norm else qkv, positions, table,
-        qkv.stride(0), table.stride(0), eps, offset,
+        return
+    table, weight = rotation.cos_sin, rotation.q_weight
+    norm = weight is not None and rotation.k_weight is not None
+    half = 0 if table is None else table.shape[1] // 2
+    rest = head_size - 2 * half
+    group = FEW_HEADS if tokens <= FEW_TOKENS else MANY_HEADS
+    norm_rope[(tokens, triton.cdiv(num_heads + 2 * num_kv_heads, group))](
+        qkv, out, weight if norm else qkv, rotation.k_weight if norm else qkv, positions,
+        qkv if table is None else table, positions if slots is None else slots, qkv if kv is None else kv,
+        qkv.stride(0), out.stride(0), 0 if table is None else table.stride(0),
+        *((0, 0, 0, 0) if kv is None else kv.stride()[:4]), rotation.eps, rotation.offset, 1.0 / scale,
         HEADS=num_heads, KV=num_kv_heads, D=head_size, HALF=half, HALF_PAD=triton.next_power_of_2(max(1, half)),
-        D_PAD=triton.next_power_of_2(head_size), NORM=norm,
-        WIDE=bool(offset) or (q_weight is not None and q_weight.dtype != qkv.dtype), ROPE=cos_sin is not None,
-        PAIRED=interleaved, num_warps=1,
+        REST_PAD=triton.next_power_of_2(rest) if rest else 0, GROUP=group,
+        BLOCK_SIZE=1 if kv is None else kv.shape[3], NORM=norm,
+        WIDE=bool(rotation.offset) or (weight is not None and weight.dtype != qkv.dtype),
+        PAIRED=rotation.interleaved, WRITE=kv is not None,
+        num_warps=1 if group == FEW_HEADS else 4,
     )  # fmt: skip
-    return q, k, v
