@@ -1,0 +1,262 @@
+"""Decode attention in Triton: one token a request, work divided evenly over a fixed number of programs.
+
+All contexts of a step are cut into tiles of ``BLOCK_N`` tokens and laid end to end: request by request, key/value head by
+key/value head. Every program takes an equal run of tiles, whatever requests they belong to (Stream-K, Osama et al. 2023).
+A *unit* is one request and key/value head. A program that has all tiles of a unit stores its result; the others store
+partial results, and the last of them to arrive merges these in order (Flash-Decoding, Dao et al. 2023), so that the
+result does not depend on who came last. Nothing but the launch's size depends on the host: contexts are known to the
+device only when a step is replayed from a graph.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+#: int32 numbers per program: first tile, end tile, first unit, last unit.
+RECORD = tl.constexpr(4)
+
+
+@triton.jit
+def divide(
+    seq_lens, skipped, starts, records, requests, programs,
+    KV_HEADS: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SKIPS: tl.constexpr,
+    CHUNK: tl.constexpr, PROGRAMS_PAD: tl.constexpr,
+):  # fmt: skip
+    """Divide a step's tiles among programs; runs as one program.
+
+    Shapes: seq_lens, skipped [requests] in tokens (``skipped`` ones at the front belong to somebody else, a multiple of
+    ``BLOCK_N``); starts [requests + 1], tiles before each request; records [programs, RECORD]. All int32.
+    """
+    lanes = tl.arange(0, CHUNK)
+    total = 0
+    for base in range(0, requests, CHUNK):
+        row = base + lanes
+        live = row < requests
+        length = tl.load(seq_lens + row, mask=live, other=0)
+        low = first_tile(length, skipped + row, live, BLOCK_N, WINDOW, SKIPS)
+        tiles = tl.where(live, tl.maximum(tl.cdiv(length, BLOCK_N) - low, 1), 0)
+        tl.store(starts + row, tl.cumsum(tiles, 0) - tiles + total, mask=live)
+        total += tl.sum(tiles, 0)
+    tl.store(starts + requests, total)
+    tl.debug_barrier()
+
+    program = tl.arange(0, PROGRAMS_PAD)
+    units = total * KV_HEADS
+    active = tl.minimum(units, programs)
+    begin = (program.to(tl.int64) * units // tl.maximum(active, 1)).to(tl.int32)
+    end = ((program + 1).to(tl.int64) * units // tl.maximum(active, 1)).to(tl.int32)
+    works = program < active
+    first = unit_of(tl.where(works, begin, 0), starts, requests, KV_HEADS)
+    last = unit_of(tl.where(works, end - 1, 0), starts, requests, KV_HEADS)
+    there = program < programs
+    at = records + program * RECORD
+    tl.store(at, begin, mask=there)
+    tl.store(at + 1, tl.where(works, end, begin), mask=there)
+    tl.store(at + 2, first, mask=there)
+    tl.store(at + 3, tl.where(works, last, first - 1), mask=there)
+
+
+@triton.jit
+def unit_of(tile, starts, requests, KV_HEADS: tl.constexpr):
+    """Return the unit that each of ``tile`` belongs to, by bisection over ``starts``."""
+    low = tile * 0
+    high = low + requests
+    width = requests
+    while width > 1:
+        middle = (low + high) // 2
+        before = tl.load(starts + middle) * KV_HEADS <= tile
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle)
+        width = (width + 1) // 2
+    start = tl.load(starts + low)
+    tiles = tl.load(starts + low + 1) - start
+    return low * KV_HEADS + (tile - start * KV_HEADS) // tiles
+
+
+@triton.jit
+def first_tile(length, skipped_at, live, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SKIPS: tl.constexpr):
+    """Return the first tile of a context that a decode has to read."""
+    low = length * 0
+    if WINDOW > 0:
+        low = tl.maximum(length - WINDOW, 0) // BLOCK_N
+    if SKIPS:
+        low = tl.load(skipped_at, mask=live, other=0) // BLOCK_N
+    return low
+
+
+@triton.jit
+def decode(
+    q, kv, out, partial, tops, sums, counters, records, starts, seq_lens, skipped, table, sinks,
+    shared, shared_tops, shared_sums,
+    scale, soft_cap, k_scale, v_scale,
+    programs, requests, table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
+    HEADS: tl.constexpr, G: tl.constexpr, G_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PIECES: tl.constexpr,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, SHARED_SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Attend one program's tiles.
+
+    Shapes: q [requests, HEADS, D] with ``q_token`` between requests; out [requests, HEADS, D] contiguous; kv [2, blocks, kv
+    heads, BLOCK_SIZE, D]; partial [2 * programs, G, D], tops and sums [2 * programs, G] in float32; counters [units] int32,
+    zero before and after; records, starts as ``divide`` left them; table [requests, table_stride].
+    With ``SHARED_SPLITS``, tokens below ``skipped`` were attended to already: shared [requests, HEADS, SHARED_SPLITS, D],
+    shared_tops and shared_sums [requests, HEADS, SHARED_SPLITS].
+    """
+    program = tl.program_id(0)
+    begin = tl.load(records + program * RECORD)
+    end = tl.load(records + program * RECORD + 1)
+    first_unit = tl.load(records + program * RECORD + 2)
+    last_unit = tl.load(records + program * RECORD + 3)
+    if begin >= end:
+        return
+    KV_HEADS: tl.constexpr = HEADS // G
+    kind: tl.constexpr = q.dtype.element_ty
+    narrow: tl.constexpr = kv.dtype.element_ty.primitive_bitwidth < 16
+    if PDL:
+        # Behind ``attend_shared``, which waited itself, all but its results are there already.
+        if SHARED_SPLITS == 0:
+            tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+    rows = tl.arange(0, BLOCK_M)
+    live = rows < G
+    dims = tl.arange(0, D_PAD)
+    in_head = dims < D
+    columns = tl.arange(0, BLOCK_N)
+    for unit in range(first_unit, last_unit + 1):
+        request = unit // KV_HEADS
+        kv_head = unit % KV_HEADS
+        start = tl.load(starts + request)
+        tiles = tl.load(starts + request + 1) - start
+        context = tl.load(seq_lens + request)
+        base = start * KV_HEADS + kv_head * tiles
+        low = first_tile(context, skipped + request, True, BLOCK_N, WINDOW, SHARED_SPLITS > 0)
+        opens = base >= begin
+        closes = base + tiles <= end
+        from_token = (low + tl.maximum(begin - base, 0)) * BLOCK_N
+        to_token = tl.minimum((low + tl.minimum(end - base, tiles)) * BLOCK_N, context)
+        edge = 0
+        if WINDOW > 0:
+            edge = tl.maximum(context - WINDOW, 0)
+
+        head = kv_head * G + rows
+        query = tl.load(q + request.to(tl.int64) * q_token + head[:, None] * D + dims[None, :],
+                        mask=live[:, None] & in_head[None, :], other=0.0)  # fmt: skip
+        factor = scale * k_scale
+        if narrow:
+            # float8 is a part of float16; queries fit after division by their largest element.
+            wide = query.to(tl.float32)
+            largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
+            query = (wide / largest[:, None]).to(tl.float16)
+            row_factor = largest * factor
+        else:
+            row_factor = tl.full([BLOCK_M], 1.0, tl.float32) * factor
+
+        top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
+        if SINKS:
+            if opens:
+                top = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * LOG2_E
+                total = tl.full([BLOCK_M], 1.0, tl.float32)
+        keys_at = kv + kv_head * kv_head_stride
+        table_row = table + request.to(tl.int64) * table_stride
+        for at in tl.range(from_token, to_token, BLOCK_N):
+            key_at = at + columns
+            there = key_at < to_token
+            if WINDOW > 0:
+                # Slots before the window may hold anything, NaN included, which no weight of zero would hide.
+                there = there & (key_at >= edge)
+            block = tl.load(table_row + key_at // BLOCK_SIZE, mask=there, other=0)
+            where = block.to(tl.int64) * kv_block + (key_at % BLOCK_SIZE) * kv_token
+            mask = there[:, None] & in_head[None, :]
+            keys = tl.load(keys_at + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
+            values = tl.load(keys_at + kv_half + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
+            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * row_factor[:, None]
+            if SOFT_CAP:
+                scaled = scores / soft_cap
+                scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0))
+            scores = tl.where(there[None, :], scores * LOG2_E, float("-inf"))
+            # The first tile of a run has a token that is seen: no row keeps -inf.
+            new_top = tl.maximum(top, tl.max(scores, 1))
+            weights = tl.exp2(scores - new_top[:, None])
+            shrink = tl.exp2(top - new_top)
+            total = total * shrink + tl.sum(weights, 1)
+            acc = acc * shrink[:, None] + tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
+            top = new_top
+        if narrow:
+            acc = acc * v_scale
+        if SHARED_SPLITS > 0:
+            if opens:
+                if PDL:
+                    tl.extra.cuda.gdc_wait()
+                for split in tl.static_range(SHARED_SPLITS):
+                    at = (request.to(tl.int64) * HEADS + head) * SHARED_SPLITS + split
+                    other_top = tl.load(shared_tops + at, mask=live, other=float("-inf"))
+                    other = tl.load(shared + at[:, None] * D + dims[None, :], mask=live[:, None] & in_head[None, :],
+                                    other=0.0)  # fmt: skip
+                    new_top = tl.maximum(top, other_top)
+                    shrink = tl.exp2(top - new_top)
+                    grow = tl.exp2(other_top - new_top)
+                    total = total * shrink + tl.load(shared_sums + at, mask=live, other=0.0) * grow
+                    acc = acc * shrink[:, None] + other * grow[:, None]
+                    top = new_top
+
+        store = live[:, None] & in_head[None, :]
+        target = request.to(tl.int64) * HEADS * D
+        if opens & closes:
+            result = acc / tl.where(total > 0, total, 1.0)[:, None]
+            tl.store(out + target + head[:, None] * D + dims[None, :], result.to(kind), mask=store)
+        else:
+            piece = program * 2 + opens.to(tl.int32)
+            tl.store(partial + (piece * G + rows[:, None]) * D + dims[None, :], acc, mask=store)
+            tl.store(tops + piece * G + rows, top, mask=live)
+            tl.store(sums + piece * G + rows, total, mask=live)
+            units = (tl.load(starts + requests) * KV_HEADS).to(tl.int64)
+            active = tl.minimum(units, programs)
+            # The last program whose run begins at or before a tile.
+            first = (((base.to(tl.int64) + 1) * active - 1) // units).to(tl.int32)
+            last = (((base + tiles).to(tl.int64) * active - 1) // units).to(tl.int32)
+            tl.debug_barrier()
+            arrived = tl.atomic_add(counters + unit, 1, sem="acq_rel", scope="gpu")
+            if arrived == last - first:
+                merge(partial, tops, sums, out + target + kv_head * G * D, first, last, base, units, active,
+                      G, G_PAD, D, D_PAD, PIECES)  # fmt: skip
+                tl.store(counters + unit, 0)
+
+
+@triton.jit
+def merge(
+    partial, tops, sums, out, first, last, base, units, active,
+    G: tl.constexpr, G_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """Merge one unit's pieces: out[row] = sum(part * 2**(top - best)) / sum(sum * 2**(top - best))."""
+    group = tl.arange(0, G_PAD)
+    dims = tl.arange(0, D_PAD)
+    turn = tl.arange(0, PIECES)
+    best = tl.full([G_PAD], float("-inf"), tl.float32)
+    total = tl.zeros([G_PAD], tl.float32)
+    acc = tl.zeros([G_PAD, D_PAD], tl.float32)
+    for at in range(first, last + 1, PIECES):
+        program = at + turn
+        # Only the first program's piece may begin its unit.
+        opens = (program == first).to(tl.int32)
+        row = (program * 2 + opens)[:, None] * G + group[None, :]
+        there = (program <= last)[:, None] & (group < G)[None, :]
+        part_tops = tl.load(tops + row, mask=there, other=float("-inf"))
+        part_sums = tl.load(sums + row, mask=there, other=0.0)
+        parts = tl.load(partial + row[:, :, None] * D + dims[None, None, :],
+                        mask=there[:, :, None] & (dims < D)[None, None, :], other=0.0)  # fmt: skip
+        new_best = tl.maximum(best, tl.max(part_tops, 0))
+        safe = tl.where(new_best == float("-inf"), 0.0, new_best)
+        weights = tl.exp2(part_tops - safe[None, :])
+        shrink = tl.exp2(best - safe)
+        total = total * shrink + tl.sum(part_sums * weights, 0)
+        acc = acc * shrink[:, None] + tl.sum(parts * weights[:, :, None], 0)
+        best = new_best
+    result = acc / tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(out + group[:, None] * D + dims[None, :], result.to(out.dtype.element_ty),
+             mask=(group < G)[:, None] & (dims < D)[None, :])  # fmt: skip
