@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from hardpoint.contract.attention import HeadRotation
+from hardpoint_triton import dependent
 
 #: Largest finite value of float8_e4m3fn; PyTorch and Triton's interpreter make NaN of more.
 FP8_MAX = tl.constexpr(448.0)
@@ -28,7 +29,7 @@ def norm_rope(
     qkv_stride, out_stride, table_stride, kv_half, kv_block, kv_head, kv_token, eps, offset, inverse_scale,
     HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
     REST_PAD: tl.constexpr, GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr,
-    PAIRED: tl.constexpr, WRITE: tl.constexpr,
+    PAIRED: tl.constexpr, WRITE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Serve ``GROUP`` of a token's heads: HEADS queries, KV keys, KV values, in the projection's order.
 
@@ -38,6 +39,8 @@ def norm_rope(
     head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
     live = head < HEADS + 2 * KV
     is_query, is_value = head < HEADS, head >= HEADS + KV
+    dependent.wait(PDL)
+    dependent.release(PDL)
     source = qkv + token * qkv_stride + head * D
     target = out + token * out_stride + head * D
     moved = live & (head < HEADS + KV)
@@ -45,7 +48,7 @@ def norm_rope(
     cell = kv
     if WRITE:
         slot = tl.load(slots + token).to(tl.int64)
-        cached = cached & (slot >= 0)
+        cached = live & (head >= tl.where(slot >= 0, HEADS, HEADS + 2 * KV))
         # Products rather than a choice of addresses, which would hide from the compiler how they are aligned.
         half = is_value.to(tl.int64)
         cell = kv + (slot // BLOCK_SIZE) * kv_block + (slot % BLOCK_SIZE) * kv_token + half * kv_half
@@ -205,5 +208,5 @@ def _launch(
         BLOCK_SIZE=1 if kv is None else kv.shape[3], NORM=norm,
         WIDE=bool(rotation.offset) or (weight is not None and weight.dtype != qkv.dtype),
         PAIRED=rotation.interleaved, WRITE=kv is not None,
-        num_warps=1 if group == FEW_HEADS else 4,
+        num_warps=1 if group == FEW_HEADS else 4, **dependent.keywords(qkv.device),
     )  # fmt: skip

@@ -85,4 +85,6 @@ def test_an_8_bit_cache_holds_scaled_values_kept_in_range(scale: float) -> None:
     for half, stored in ((0, k), (1, v)):
         back = cache[half, slots // BLOCK_SIZE, :, slots % BLOCK_SIZE].float() * scale
         expected = stored.float().clamp(-448 * scale, 448 * scale)
-        assert ((back - expected).abs() <= expected.abs() / 16 + scale * 2**-10).all()
+        # Half a step on a GPU; the interpreter rounds towards zero.
+        part = 8 if INTERPRETED else 16
+        assert ((back - expected).abs() <= expected.abs() / part + scale * 2**-9).all()
