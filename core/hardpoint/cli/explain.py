@@ -97,6 +97,9 @@ def _attention(entry: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, s
 
 
 def _linear(out: Console, model: Mapping[str, Any]) -> None:
+    kinds = model.get("linear_layers", [])
+    rows = ((k["layers"], str(k["count"]), k["stored"], k["runs"], k["kernel"]) for k in kinds)
+    section(out, "Linear layers", ("LAYERS", "COUNT", "STORED", "RUN AS", "KERNEL"), rows)
     used = [(name, "used", f"{count} layers") for name, count in model.get("linear_kernels", {}).items()]
     refused = [
         (name, "refused", "; ".join(reasons)) for name, reasons in model.get("linear_kernels_refused", {}).items()

@@ -9,7 +9,7 @@ from typing import Final
 PROTOCOLS: Final[dict[str, str]] = {
     "platforms": "hardpoint.contract.platform:Platform",
     "attention_backends": "hardpoint.contract.attention:AttentionBackend",
-    "quant_methods": "hardpoint.contract.quant:QuantFormat",
+    "quant_methods": "hardpoint.contract.quant:QuantMethod",
     "linear_kernels": "hardpoint.contract.quant:LinearKernel",
     "schedulers": "hardpoint.contract.policy:SchedulingPolicy",
     "executors": "hardpoint.contract.runner:Executor",

@@ -43,8 +43,15 @@ DENSE = LinearScheme()
 class TensorSpec:
     """One stored tensor of a quantized layer: its shape for a whole (unsharded) layer and torch's name of its dtype.
 
-    ``out_axis`` and ``in_axis`` are the axes that tensor parallelism slices, with ``out_pack`` and ``in_pack`` values per
-    stored element (or divided by a group size); ``None`` where the tensor has no such axis.
+    ``out_axis`` and ``in_axis`` are the axes that tensor parallelism slices, with ``out_pack`` and ``in_pack`` features per
+    stored element (values packed into it, or a group that shares it; the last group may be short); ``None`` where the tensor
+    has no such axis.
+
+    Attributes:
+        optional: whether a checkpoint may leave it out; then it is zeros.
+        per_row: of a tensor without axes: kernels get it as [out], each layer's value repeated for its rows, so that layers
+            merged into one product may differ in it.
+        also: other suffixes under which checkpoints store it.
     """
 
     shape: tuple[int, ...]
@@ -54,15 +61,21 @@ class TensorSpec:
     out_pack: int = 1
     in_pack: int = 1
     optional: bool = False
+    per_row: bool = False
+    also: tuple[str, ...] = ()
 
 
 @runtime_checkable
 class QuantFormat(Protocol):
-    """The meaning of a checkpoint's tensors. Knows no device."""
+    """The meaning of one checkpoint's tensors. Knows no device.
+
+    Attributes:
+        unread: regular expressions of the checkpoint's tensors that nothing here reads.
+    """
 
     name: ClassVar[str]
+    unread: ClassVar[tuple[str, ...]]
 
-    def match(self, quantization_config: Mapping[str, Any]) -> bool: ...
     def scheme(self, path: str) -> LinearScheme:
         """Return the scheme of the linear layer at ``path`` (``DENSE`` for ignored layers)."""
 
@@ -71,6 +84,38 @@ class QuantFormat(Protocol):
 
     def dequantize(self, scheme: LinearScheme, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         """Return the dense [out, in] weight: the reference that every kernel is tested against."""
+
+
+@runtime_checkable
+class OnlineFormat(QuantFormat, Protocol):
+    """A format into which dense weights are brought while they load, layer by layer."""
+
+    def quantize(self, scheme: LinearScheme, weight: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Return what :meth:`tensors` lists for ``weight`` [..., out, in], this rank's part of a layer (or of several)."""
+
+
+@runtime_checkable
+class QuantMethod(Protocol):
+    """Reads quantization configurations of one kind. A plugin of kind ``quant_methods``, made without arguments."""
+
+    name: ClassVar[str]
+
+    def match(self, quantization_config: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint with this ``quantization_config`` is of this kind."""
+
+    def read(self, quantization_config: Mapping[str, Any]) -> QuantFormat:
+        """Return the format of one checkpoint.
+
+        Raises:
+            ConfigError: when the configuration asks for what is not read, or is damaged.
+        """
+
+
+@runtime_checkable
+class OnlineMethod(QuantMethod, Protocol):
+    """A method that also quantizes dense checkpoints: what ``--quantization NAME`` then means."""
+
+    def online(self) -> OnlineFormat: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

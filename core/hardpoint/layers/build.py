@@ -13,9 +13,10 @@ from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.quant import DENSE, LinearScheme
 from hardpoint.layers.attention import Attention
 from hardpoint.layers.embedding import Head
-from hardpoint.layers.linear import Linear, Part, TorchLinear
+from hardpoint.layers.linear import Linear, TorchLinear
 from hardpoint.layers.parameters import Parameter
 from hardpoint.layers.rotary import RopeSpec, cos_sin_table, rope_parameters
+from hardpoint.layers.sources import Part
 
 if TYPE_CHECKING:
     from hardpoint.contract.attention import AttentionLayer, AttentionLayerConfig
@@ -200,9 +201,9 @@ class ModelBuild:
             self._tables[key] = cos_sin_table(spec, self.device, self.dtype)
         return self._tables[key]
 
-    def choose_kernel(self, layer: Linear | Head) -> tuple[LinearKernel, LinearScheme]:
-        """Return the first kernel that takes a layer as it is stored, else the first that takes it dequantized."""
-        for scheme in (layer.scheme,) if layer.scheme.weight == "dense" else (layer.scheme, DENSE):
+    def choose_kernel(self, layer: Linear | Head, *, as_stored: bool = True) -> tuple[LinearKernel, LinearScheme]:
+        """Return the first kernel that takes a layer as it is stored (if any may), else the first that takes it dequantized."""
+        for scheme in dict.fromkeys((layer.scheme, DENSE) if as_stored else (DENSE,)):
             for kernel in (*self.kernels, _TORCH):
                 reasons = kernel.reject(scheme, layer.out_features, layer.in_features, self.dtype_name, self.info)
                 if not reasons:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from hardpoint.contract.errors import ConfigError
+from hardpoint.contract.quant import DENSE, LinearScheme, OnlineMethod
 from hardpoint.layers.attention import Attention
 from hardpoint.layers.build import ModelBuild
+from hardpoint.layers.linear import Linear
 from hardpoint.layers.model import CausalModel
 from hardpoint.weights.shape import model_shape
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from hardpoint.contract.attention import AttentionLayer, AttentionLayerConfig
     from hardpoint.contract.collectives import Communicator
     from hardpoint.contract.device import Device
-    from hardpoint.contract.quant import LinearKernel, QuantFormat
+    from hardpoint.contract.quant import LinearKernel, QuantFormat, QuantMethod
     from hardpoint.ops import OpTable
     from hardpoint.plugins import Catalogue
     from hardpoint.weights import ModelFiles
@@ -96,6 +98,8 @@ def load_model(
         kv_dtype=dtype if kv_dtype == "auto" else kv_dtype,
         trust_remote_code=files.ref.trust,
     )
+    if build.quant is not None:
+        build.ignored.extend(build.quant.unread)
     model = cast("CausalModel", catalogue.create("models", files.plugin, build))
     if build.loader is not None:
         build.loader(config.model.load_format)
@@ -116,6 +120,8 @@ def load_model(
 def quant_format(wanted: str | None, files: ModelFiles, catalogue: Catalogue) -> QuantFormat | None:
     """Return the quantization format of a checkpoint; ``None`` for a plain one or one whose model reads it itself.
 
+    A dense checkpoint has a format too where the user names a method that quantizes while it loads.
+
     Raises:
         ConfigError: when no installed format reads it, or the user names another than the checkpoint's.
     """
@@ -125,16 +131,24 @@ def quant_format(wanted: str | None, files: ModelFiles, catalogue: Catalogue) ->
     method = str((given or {}).get("quant_method", wanted))
     if method in catalogue.load("models", files.plugin).data.get("quantization", ()) and wanted in (None, method):
         return None
-    names = catalogue.names("quant_methods") if wanted is None else (wanted,)
+    installed = catalogue.names("quant_methods")
+    names = installed if wanted is None else (wanted,)
     for name in names:
-        found = cast("QuantFormat", catalogue.create("quant_methods", name))
-        if found.match(given or {}):
-            return found
-    said = f"quantized with {method!r}" if given else "not quantized"
+        found = cast("QuantMethod", catalogue.create("quant_methods", name))
+        if given:
+            if found.match(given):
+                return found.read(given)
+        elif isinstance(found, OnlineMethod):
+            return found.online()
+    if given:
+        fault = f"quantized with {method!r}, which {'no installed format' if wanted is None else repr(wanted)} reads"
+        way_out = "leave --quantization out" if wanted and method in installed else "use a checkpoint in bfloat16"
+    else:
+        fault = f"not quantized, which {wanted!r} reads no more than any other that its files do not name"
+        way_out = "leave --quantization out, or name a method that quantizes while it loads"
     raise ConfigError(
-        f"the checkpoint is {said}, which {'no installed format' if wanted is None else repr(wanted)} reads; "
-        f"installed: {', '.join(catalogue.names('quant_methods')) or 'none'}. Install a plugin of kind 'quant_methods', "
-        "or use a checkpoint in bfloat16"
+        f"the checkpoint is {fault}; installed: {', '.join(installed) or 'none'}. Install a plugin of kind 'quant_methods', "
+        f"or {way_out}"
     )
 
 
@@ -150,8 +164,36 @@ def _describe(build: ModelBuild, files: ModelFiles, load_format: str) -> dict[st
         "quantization": None if build.quant is None else build.quant.name,
         "linear_kernels": dict(kernels),
         "linear_schemes": dict(schemes),
+        "linear_layers": _linear_layers(build),
         "linear_kernels_refused": {name: list(reasons) for name, reasons in build.refusals.items()},
         "rank": build.comm.rank,
         "ranks": build.comm.size,
         "weight_bytes": build.weight_bytes(),
     }
+
+
+def _linear_layers(build: ModelBuild) -> list[dict[str, Any]]:
+    """Return a row for each kind of linear layer: its names, how many there are, how they are stored and what runs them."""
+    kinds = Counter(
+        (
+            "+".join(dict.fromkeys(part.paths[0].rpartition(".")[2] for part in layer.parts))
+            if isinstance(layer, Linear)
+            else layer.path,
+            scheme_name(layer.scheme),
+            scheme_name(layer.runs if isinstance(layer, Linear) else layer.scheme),
+            layer.kernel.name,
+        )
+        for layer in build.linears
+    )
+    return [
+        {"layers": names, "count": count, "stored": stored, "runs": runs, "kernel": kernel}
+        for (names, stored, runs, kernel), count in kinds.items()
+    ]
+
+
+def scheme_name(scheme: LinearScheme) -> str:
+    """Return a scheme in words, e.g. ``"fp8_e4m3, a scale per row, activations fp8_e4m3"``."""
+    if scheme == DENSE:
+        return scheme.weight
+    scales = {-1: "a scale per tensor", 0: "a scale per row"}.get(scheme.group, f"a scale per {scheme.group}")
+    return ", ".join([scheme.weight, scales, *([f"activations {scheme.activation}"] if scheme.activation else [])])

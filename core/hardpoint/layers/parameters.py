@@ -37,12 +37,21 @@ class Piece:
     Attributes:
         target: view of the parameter that is filled.
         sources: what is read; exactly one unless ``convert`` combines several.
-        convert: makes a tensor of ``target``'s shape from the sources; ``None`` copies the only one.
+        convert: makes a tensor of ``target``'s shape from the sources, or one for each target; ``None`` copies the only one.
+        also: further targets, filled by the same conversion.
     """
 
     target: torch.Tensor
     sources: tuple[Source, ...]
-    convert: Callable[..., torch.Tensor] | None = None
+    convert: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]] | None = None
+    also: tuple[torch.Tensor, ...] = ()
+
+    def fill(self, *parts: torch.Tensor) -> None:
+        """Write what was read from the sources."""
+        value = parts if self.convert is None else self.convert(*parts)
+        values = (value,) if isinstance(value, torch.Tensor) else value
+        for target, each in zip((self.target, *self.also), values, strict=True):
+            target.copy_(each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Parameter:
         fill: what ``--load-format dummy`` puts in it.
         optional: whether a checkpoint may leave it out; then the tensor keeps what it was made with.
         packed: whether a linear kernel takes the tensor over after loading.
+        source_dtype: element type of the sources, where ``convert`` makes another one of it.
     """
 
     name: str
@@ -65,6 +75,7 @@ class Parameter:
     fill: Fill = "random"
     optional: bool = False
     packed: bool = False
+    source_dtype: torch.dtype | None = None
 
 
 def whole(shape: tuple[int, ...]) -> Region:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SIZE = 1 << 24
 _ROW_STEP = 97
 _STD = 0.02
+_FLOAT8 = torch.float8_e4m3fn
 
 
 def random_weights(build: ModelBuild, seed: int) -> None:
@@ -24,11 +25,12 @@ def random_weights(build: ModelBuild, seed: int) -> None:
     One table of random numbers is drawn; the element at (row, column) of a checkpoint tensor is the table's entry
     ``start + row * step + column`` with a start of its own for each tensor. So a value depends on the seed, the tensor's
     name and its place in the whole tensor only, ranks hold the parts of one and the same model, and filling is one copy at
-    the memory's rate. Packed integer tensors get random bits, scales of quantized ones a constant.
+    the memory's rate. Packed integer tensors get random bits, weights in 8-bit floats values of deviation one, the scale of a
+    whole tensor a constant.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     table = (torch.randn(_SIZE, generator=generator) * _STD).to(build.device)
-    tables = {torch.float32: table, build.dtype: table.to(build.dtype)}
+    tables = {torch.float32: table, build.dtype: table.to(build.dtype), _FLOAT8: (table / _STD).to(_FLOAT8)}
     for parameter in build.parameters:
         if parameter.fill == "ones":
             parameter.tensor.fill_(1.0)
@@ -36,16 +38,19 @@ def random_weights(build: ModelBuild, seed: int) -> None:
             parameter.tensor.zero_()
         elif not parameter.tensor.is_floating_point():
             _random_bits(parameter)
-        elif parameter.tensor.dtype in tables and parameter.tensor.dim() > 0:
-            _random_values(parameter, tables[parameter.tensor.dtype])
+        elif (dtype := parameter.source_dtype or parameter.tensor.dtype) in tables and _axes(parameter) > 0:
+            _random_values(parameter, tables[dtype])
         else:
             parameter.tensor.copy_(torch.full_like(parameter.tensor, _STD, dtype=torch.float32))
 
 
 def _random_values(parameter: Parameter, table: torch.Tensor) -> None:
     for piece in parameter.alternatives[0]:
-        parts = [_view(source, table) for source in piece.sources]
-        piece.target.copy_(parts[0] if piece.convert is None else piece.convert(*parts))
+        piece.fill(*(_view(source, table) for source in piece.sources))
+
+
+def _axes(parameter: Parameter) -> int:
+    return min(len(source.shape) for piece in parameter.alternatives[0] for source in piece.sources)
 
 
 def _view(source: Source, table: torch.Tensor) -> torch.Tensor:

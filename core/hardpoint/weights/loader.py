@@ -47,8 +47,7 @@ def load_weights(build: ModelBuild, folder: Path, *, progress: bool = False) -> 
             _in_file_order(pieces, files), total=len(pieces), disable=not progress, desc="weights", unit="part"
         ):
             parts = [_read(source, files[source.name]) for source in piece.sources]
-            value = parts[0] if piece.convert is None else piece.convert(*(part.to(build.device) for part in parts))
-            piece.target.copy_(value)
+            piece.fill(*(parts if piece.convert is None else [part.to(build.device) for part in parts]))
 
 
 def open_checkpoint(folder: Path, stack: ExitStack) -> dict[str, tuple[Path, Any]]:
@@ -171,12 +170,18 @@ def _read(source: Source, found: tuple[Path, Any]) -> torch.Tensor:
     path, handle = found
     view = handle.get_slice(source.name)
     shape = tuple(view.get_shape())
-    if shape != source.shape:
+    # Scales of one element or one column come with and without an axis for it.
+    respelled = shape == (*source.shape, 1) or (*shape, 1) == source.shape
+    if shape != source.shape and not respelled:
         raise CheckpointError(
             f"{source.name} in {path} has shape {list(shape)}; config.json asks for {list(source.shape)}"
         )
     try:
-        part: torch.Tensor = view[source.region] if source.region else handle.get_tensor(source.name)
+        part: torch.Tensor
+        if respelled or not source.region:
+            part = handle.get_tensor(source.name).reshape(source.shape)[source.region]
+        else:
+            part = view[source.region]
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged at {source.name}: {error}; fetch it again") from error
     return part

@@ -27,9 +27,13 @@ class Grouped8:
     """int8 with a float scale for each 16 inputs of a row, and one tensor for the whole layer."""
 
     name: ClassVar[str] = "grouped8"
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def match(self, quantization_config: Mapping[str, Any]) -> bool:
         return quantization_config.get("quant_method") == "grouped8"
+
+    def read(self, quantization_config: Mapping[str, Any]) -> Grouped8:
+        return self
 
     def scheme(self, path: str) -> LinearScheme:
         return DENSE if "o_proj" in path or not path.endswith("_proj") else LinearScheme(weight="int8", group=GROUP)

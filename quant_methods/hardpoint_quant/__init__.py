@@ -1,0 +1,1 @@
+"""Formats of quantized checkpoints: what their tensors mean. Kernels that run them are elsewhere."""
