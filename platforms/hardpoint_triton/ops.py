@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from hardpoint_triton import activation_kernels, norm_kernels, rope_kernels
+from hardpoint_triton import (
+    activation_kernels,
+    moe,
+    moe_routing,
+    norm_kernels,
+    rope_kernels,
+    sampling_best,
+    sampling_step,
+)
 
 OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "rms_norm": norm_kernels.rms_norm,
     "silu_mul": activation_kernels.silu_mul,
     "gelu_mul": activation_kernels.gelu_mul,
     "qk_norm_rope": rope_kernels.qk_norm_rope,
+    "best_token": sampling_best.best_token,
+    "decode_inputs": sampling_step.decode_inputs,
+    "keep_tokens": sampling_step.keep_tokens,
+    "topk_router": moe_routing.topk_router,
+    "moe": moe.moe,
 }
 
 

@@ -18,10 +18,10 @@ ExpertActivation = Literal["silu", "gelu_tanh", "swiglu_oai"]
 
 def _router_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
     values = Values(dtype, device, seed)
-    for tokens, experts, k in ((1, 8, 2), (7, 60, 4), (3, 128, 8), (0, 8, 2)):
+    for tokens, experts, k in ((1, 8, 2), (7, 60, 4), (3, 128, 8), (2, 256, 16), (0, 8, 2)):
         # Distinct logits in every row: which of two equal experts is chosen is not defined.
         spread = torch.stack([values.permutation(experts) for _ in range(tokens)] or [values.permutation(experts)])
-        logits = (spread[:tokens].float() / 16).to(dtype)
+        logits = (spread[:tokens].float() / (16 if experts <= 128 else 32)).to(dtype)
         yield OpCall(f"{tokens}x{experts}-softmax", (logits, k, False))
         yield OpCall(f"{tokens}x{experts}-renormalised", (logits, k, True))
         yield OpCall(f"{tokens}x{experts}-chosen", (logits, k, False, "softmax_of_chosen"))
@@ -70,6 +70,29 @@ def _moe_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator
         yield OpCall(f"{tokens}x{k}-biases", (x, weights, ids, gate_up, down, "swiglu_oai"), biases)
         part = (x, weights.to(dtype), ids, gate_up[2:5], down[2:5], "silu")
         yield OpCall(f"{tokens}x{k}-part", part, {"first_expert": 2})
+        residual = {"residual": values.normal(tokens, hidden), **biases}
+        yield OpCall(f"{tokens}x{k}-residual", (x, weights, ids, gate_up, down, "silu"), residual)
+    yield from _uneven_inputs(values, gate_up, down)
+    # Sizes of neither experts nor rows that any tile divides.
+    hidden, inner = 72, 40
+    for tokens, experts, k in ((3, 128, 8), (5, 256, 16)):
+        gate_up = values.normal(experts, 2 * inner, hidden, std=hidden**-0.5)
+        down = values.normal(experts, hidden, inner, std=inner**-0.5)
+        x, ids = values.normal(tokens, hidden), values.uniform(tokens, experts).argsort(-1)[:, :k]
+        weights = torch.softmax(values.uniform(tokens, k), -1)
+        yield OpCall(f"{tokens}x{k}-of-{experts}", (x, weights, ids, gate_up, down))
+
+
+def _uneven_inputs(values: Values, gate_up: torch.Tensor, down: torch.Tensor) -> Iterator[OpCall]:
+    """Yield many tokens of which one expert gets all, most or none."""
+    experts, hidden = down.shape[:2]
+    tokens, k = 150, 2
+    x, weights = values.normal(tokens, hidden), torch.softmax(values.uniform(tokens, k), -1)
+    same = values.integers(1, tokens, 1)
+    yield OpCall("one-takes-all", (x, weights[:, :1], same + 5, gate_up, down))
+    yield OpCall("elsewhere", (x, weights[:, :1], same + 5, gate_up[:3], down[:3]))
+    other = values.integers(experts - 1, tokens, 1) + 1
+    yield OpCall("one-takes-half", (x, weights, torch.cat([other, same], 1), gate_up, down))
 
 
 @op(
@@ -89,8 +112,9 @@ def moe(
     alpha: float = 1.702,
     limit: float = 7.0,
     first_expert: int = 0,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Run every token through its experts and sum their outputs by weight.
+    """Run every token through its experts, sum their outputs by weight and add ``residual``.
 
     A token's sum runs over its experts in ascending order, whoever shares the batch.
 
@@ -104,6 +128,7 @@ def moe(
         gate_up_bias, down_bias: [experts, 2 * inner] and [experts, hidden], or absent.
         alpha, limit: of ``swiglu_oai``.
         first_expert: id of the first expert here; choices outside [first, first + experts) add nothing.
+        residual: [T, hidden], or absent.
 
     Returns:
         [T, hidden] in ``x``'s dtype.
@@ -128,7 +153,7 @@ def moe(
             result = result + down_bias[expert]
         result = result * weights.flatten()[chosen].unsqueeze(-1)
         out.index_add_(0, tokens, result.to(x.dtype))
-    return out
+    return out if residual is None else residual + out
 
 
 def _activate(gate_up: torch.Tensor, activation: ExpertActivation, alpha: float, limit: float) -> torch.Tensor:

@@ -1,0 +1,204 @@
+"""Experts for many tokens: pairs sorted by expert, one matrix product per tile of an expert's pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from hardpoint_triton import dependent
+from hardpoint_triton.moe_routing import SortedPairs
+from hardpoint_triton.moe_stream import ACTIVATIONS, activate, ascending, gate_up_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One program's share of a grouped product.
+
+    Attributes:
+        pairs, rows, depth: pairs, weight rows (of each of gate and up) and input elements per step.
+        warps, stages: threads / 32, and steps in flight.
+        group: tiles of pairs that share their weights in the L2 cache.
+    """
+
+    pairs: int
+    rows: int
+    depth: int
+    warps: int
+    stages: int
+    group: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles of both products; they share the number of pairs."""
+
+    gate_up: Tile
+    down: Tile
+
+
+@triton.jit
+def _place(tiles, columns, GROUP: tl.constexpr):
+    """Return the tile of pairs and of rows of this program: ``GROUP`` tiles of pairs, then the next rows."""
+    program = tl.program_id(0)
+    group = program // (GROUP * columns)
+    inside = program % (GROUP * columns)
+    size = tl.minimum(tiles - group * GROUP, GROUP)
+    return group * GROUP + inside % size, inside // size
+
+
+@triton.jit
+def _gate_up(x, weight, bias, out, order, tile_expert, tile_start, tile_stop, tiles, x_stride, alpha, limit,
+             K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
+             PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+             PDL: tl.constexpr):  # fmt: skip
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    tile, column = _place(tiles, tl.cdiv(INNER, ROWS), GROUP)
+    expert = tl.load(tile_expert + tile).to(tl.int64)
+    if expert < 0:
+        return
+    place = tl.load(tile_start + tile) + tl.arange(0, PAIRS)
+    live = place < tl.load(tile_stop + tile)
+    token = (tl.load(order + place, mask=live, other=0) // K).to(tl.int64)
+    row = column * ROWS + tl.arange(0, ROWS)
+    fits = row < INNER
+    gate_row, up_row = gate_up_rows(row, INNER, ACTIVATION)
+    depth = tl.arange(0, DEPTH)
+    base = weight + expert * (2 * INNER * HIDDEN)
+    gate_at = base + gate_row[:, None] * HIDDEN + depth[None, :]
+    up_at = base + up_row[:, None] * HIDDEN + depth[None, :]
+    x_at = x + token[None, :] * x_stride + depth[:, None]
+    gate = tl.zeros((ROWS, PAIRS), tl.float32)
+    up = tl.zeros((ROWS, PAIRS), tl.float32)
+    for start in range(0, HIDDEN, DEPTH):
+        if HIDDEN % DEPTH == 0 and INNER % ROWS == 0:
+            g, u = tl.load(gate_at), tl.load(up_at)
+        else:
+            there = fits[:, None] & (start + depth < HIDDEN)[None, :]
+            g, u = tl.load(gate_at, mask=there, other=0.0), tl.load(up_at, mask=there, other=0.0)
+        if HIDDEN % DEPTH == 0:
+            v = tl.load(x_at, mask=live[None, :], other=0.0)
+        else:
+            v = tl.load(x_at, mask=live[None, :] & (start + depth < HIDDEN)[:, None], other=0.0)
+        gate = tl.dot(g, v, gate, input_precision="ieee")
+        up = tl.dot(u, v, up, input_precision="ieee")
+        gate_at += DEPTH
+        up_at += DEPTH
+        x_at += DEPTH
+    if BIAS:
+        at = bias + expert * (2 * INNER)
+        gate += tl.load(at + gate_row, mask=fits, other=0.0).to(tl.float32)[:, None]
+        up += tl.load(at + up_row, mask=fits, other=0.0).to(tl.float32)[:, None]
+    result = tl.trans(activate(gate, up, alpha, limit, ACTIVATION).to(out.dtype.element_ty))
+    tl.store(out + place.to(tl.int64)[:, None] * INNER + row[None, :], result, mask=live[:, None] & fits[None, :])
+
+
+@triton.jit
+def _down(inner, weight, bias, out, order, tile_expert, tile_start, tile_stop, tiles, HIDDEN: tl.constexpr,
+          INNER: tl.constexpr, BIAS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
+          GROUP: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    tile, column = _place(tiles, tl.cdiv(HIDDEN, ROWS), GROUP)
+    expert = tl.load(tile_expert + tile).to(tl.int64)
+    if expert < 0:
+        return
+    place = tl.load(tile_start + tile) + tl.arange(0, PAIRS)
+    live = place < tl.load(tile_stop + tile)
+    row = column * ROWS + tl.arange(0, ROWS)
+    fits = row < HIDDEN
+    depth = tl.arange(0, DEPTH)
+    w_at = weight + expert * (HIDDEN * INNER) + row[:, None] * INNER + depth[None, :]
+    a_at = inner + place.to(tl.int64)[None, :] * INNER + depth[:, None]
+    total = tl.zeros((ROWS, PAIRS), tl.float32)
+    for start in range(0, INNER, DEPTH):
+        if INNER % DEPTH == 0 and HIDDEN % ROWS == 0:
+            w = tl.load(w_at)
+        else:
+            w = tl.load(w_at, mask=fits[:, None] & (start + depth < INNER)[None, :], other=0.0)
+        if INNER % DEPTH == 0:
+            a = tl.load(a_at, mask=live[None, :], other=0.0)
+        else:
+            a = tl.load(a_at, mask=live[None, :] & (start + depth < INNER)[:, None], other=0.0)
+        total = tl.dot(w, a, total, input_precision="ieee")
+        w_at += DEPTH
+        a_at += DEPTH
+    if BIAS:
+        total += tl.load(bias + expert * HIDDEN + row, mask=fits, other=0.0).to(tl.float32)[:, None]
+    pair = tl.load(order + place, mask=live, other=0).to(tl.int64)
+    result = tl.trans(total.to(out.dtype.element_ty))
+    tl.store(out + pair[:, None] * HIDDEN + row[None, :], result, mask=live[:, None] & fits[None, :])
+
+
+@triton.jit
+def _combine(parts, weights, ids, residual, out, residual_stride, first, experts, K: tl.constexpr, K_PAD: tl.constexpr,
+             HIDDEN: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr,
+             PDL: tl.constexpr):  # fmt: skip
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    live = column < HIDDEN
+    slot = tl.arange(0, K_PAD)
+    expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
+    here = (slot < K) & (expert >= 0) & (expert < experts)
+    rank = ascending(expert, slot)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for index in tl.static_range(K_PAD):
+        mine = here & (rank == index)
+        if tl.sum(mine.to(tl.int32), 0) > 0:
+            pair = token * K + tl.sum(tl.where(mine, slot, 0), 0)
+            share = tl.load(weights + pair).to(tl.float32)
+            total += share * tl.load(parts + pair * HIDDEN + column, mask=live, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        total += tl.load(residual + token * residual_stride + column, mask=live, other=0.0).to(tl.float32)
+    tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=live)
+
+
+def group_experts(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    activation: str,
+    gate_up_bias: torch.Tensor | None,
+    down_bias: torch.Tensor | None,
+    alpha: float,
+    limit: float,
+    first_expert: int,
+    residual: torch.Tensor | None,
+    tiles: Tiles,
+) -> torch.Tensor:
+    """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
+    (tokens, hidden), k = x.shape, ids.shape[1]
+    experts, inner = gate_up.shape[0], gate_up.shape[1] // 2
+    pairs, pdl = tokens * k, dependent.keywords(x.device)
+    order = SortedPairs(ids, experts, first_expert, tiles.gate_up.pairs)
+    table = (order.order, order.expert, order.start, order.stop, order.num_tiles)
+    middle = torch.empty((pairs, inner), dtype=x.dtype, device=x.device)
+    tile = tiles.gate_up
+    _gate_up[(order.num_tiles * triton.cdiv(inner, tile.rows),)](
+        x, gate_up, gate_up if gate_up_bias is None else gate_up_bias, middle, *table, x.stride(0), alpha, limit,
+        K=k, HIDDEN=hidden, INNER=inner, ACTIVATION=ACTIVATIONS[activation], BIAS=gate_up_bias is not None,
+        PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps,
+        num_stages=tile.stages, **pdl,
+    )  # fmt: skip
+    parts = torch.empty((pairs, hidden), dtype=x.dtype, device=x.device)
+    tile = tiles.down
+    _down[(order.num_tiles * triton.cdiv(hidden, tile.rows),)](
+        middle, down, down if down_bias is None else down_bias, parts, *table, HIDDEN=hidden, INNER=inner,
+        BIAS=down_bias is not None, PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group,
+        num_warps=tile.warps, num_stages=tile.stages, **pdl,
+    )  # fmt: skip
+    out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
+    block = min(1024, triton.next_power_of_2(hidden))
+    _combine[(tokens, triton.cdiv(hidden, block))](
+        parts, weights, ids, out if residual is None else residual, out, 0 if residual is None else residual.stride(0),
+        first_expert, experts, K=k, K_PAD=triton.next_power_of_2(k), HIDDEN=hidden, RESIDUAL=residual is not None,
+        BLOCK=block, num_warps=4, **pdl,
+    )  # fmt: skip
+    return out
