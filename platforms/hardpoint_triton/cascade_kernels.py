@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hardpoint_triton import dependent
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 #: int32 numbers per tile: first member, members, a request with the group's blocks, shared tokens.
 TILE = tl.constexpr(4)
@@ -31,9 +33,8 @@ def attend_shared(
     table [requests, table_stride]. Shared tokens are a multiple of ``BLOCK_N``.
     """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+    dependent.wait(PDL)
+    dependent.release(PDL)
     first = tl.load(tiles + tile * TILE)
     count = tl.load(tiles + tile * TILE + 1)
     leader = tl.load(tiles + tile * TILE + 2)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hardpoint_triton import dependent
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 #: int32 numbers per program: first tile, end tile, first unit, last unit.
 RECORD = tl.constexpr(4)
@@ -115,11 +117,10 @@ def decode(
     KV_HEADS: tl.constexpr = HEADS // G
     kind: tl.constexpr = q.dtype.element_ty
     narrow: tl.constexpr = kv.dtype.element_ty.primitive_bitwidth < 16
-    if PDL:
-        # Behind ``attend_shared``, which waited itself, all but its results are there already.
-        if SHARED_SPLITS == 0:
-            tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
+    if SHARED_SPLITS == 0:
+        # Behind ``attend_shared``, which waited itself, all but its results is there already.
+        dependent.wait(PDL)
+    dependent.release(PDL)
 
     rows = tl.arange(0, BLOCK_M)
     live = rows < G
@@ -190,18 +191,17 @@ def decode(
         if narrow:
             acc = acc * v_scale
         if SHARED_SPLITS > 0:
-            if opens:
-                if PDL:
-                    tl.extra.cuda.gdc_wait()
+            if opens & (low > 0):
+                dependent.wait(PDL)
                 for split in tl.static_range(SHARED_SPLITS):
-                    at = (request.to(tl.int64) * HEADS + head) * SHARED_SPLITS + split
-                    other_top = tl.load(shared_tops + at, mask=live, other=float("-inf"))
-                    other = tl.load(shared + at[:, None] * D + dims[None, :], mask=live[:, None] & in_head[None, :],
-                                    other=0.0)  # fmt: skip
+                    row = (request.to(tl.int64) * HEADS + head) * SHARED_SPLITS + split
+                    other_top = tl.load(shared_tops + row, mask=live, other=float("-inf"))
+                    other = tl.load(shared + row[:, None] * D + dims[None, :],
+                                    mask=live[:, None] & in_head[None, :], other=0.0)  # fmt: skip
                     new_top = tl.maximum(top, other_top)
                     shrink = tl.exp2(top - new_top)
                     grow = tl.exp2(other_top - new_top)
-                    total = total * shrink + tl.load(shared_sums + at, mask=live, other=0.0) * grow
+                    total = total * shrink + tl.load(shared_sums + row, mask=live, other=0.0) * grow
                     acc = acc * shrink[:, None] + other * grow[:, None]
                     top = new_top
 
@@ -226,6 +226,9 @@ def decode(
                 merge(partial, tops, sums, out + target + kv_head * G * D, first, last, base, units, active,
                       G, G_PAD, D, D_PAD, PIECES)  # fmt: skip
                 tl.store(counters + unit, 0)
+    if SHARED_SPLITS > 0:
+        # Who waits for this kernel has to have waited for ``attend_shared``.
+        dependent.wait(PDL)
 
 
 @triton.jit

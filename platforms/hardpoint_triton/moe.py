@@ -6,8 +6,8 @@ from typing import Final
 
 import torch
 
-from hardpoint_triton.moe_grouped import Tile, Tiles, group_experts
-from hardpoint_triton.moe_stream import stream_experts
+from hardpoint_triton.moe_grouped_kernels import Tile, Tiles, group_experts
+from hardpoint_triton.moe_stream_kernels import stream_experts
 
 #: Pairs of token and expert up to which the experts' rows stream through vector products.
 STREAMED_PAIRS: Final = 32

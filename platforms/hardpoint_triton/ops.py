@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 from hardpoint_triton import (
     activation_kernels,
     moe,
-    moe_routing,
+    moe_routing_kernels,
     norm_kernels,
     rope_kernels,
     sampling_best,
@@ -23,7 +23,7 @@ OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "best_token": sampling_best.best_token,
     "decode_inputs": sampling_step.decode_inputs,
     "keep_tokens": sampling_step.keep_tokens,
-    "topk_router": moe_routing.topk_router,
+    "topk_router": moe_routing_kernels.topk_router,
     "moe": moe.moe,
 }
 

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
-from hardpoint_triton.moe_routing import SortedPairs
-from hardpoint_triton.moe_stream import ACTIVATIONS, activate, ascending, gate_up_rows
+from hardpoint_triton.moe_routing_kernels import SortedPairs
+from hardpoint_triton.moe_stream_kernels import ACTIVATIONS, activate, ascending, gate_up_rows
 
 
 @dataclass(frozen=True, slots=True)
