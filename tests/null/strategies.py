@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from hardpoint.contract.limits import BatchLimits, BatchShape
-from null.driver import Setup
+from hardpoint.testing.scheduling import Setup
 
 VOCAB_SIZE = 24
 WINDOWS = [(None,), (None,), (None, 4), (5,), (None, 7, 3), (1, None), (2,)]

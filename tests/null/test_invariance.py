@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hardpoint.contract.limits import BatchLimits
 from hardpoint.params import SamplingParams
-from null.driver import Driver, Setup
+from hardpoint.testing.scheduling import Driver, Setup
 from null.strategies import prompts
 
 requests = st.lists(

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hardpoint.contract.errors import RequestError
 from hardpoint.params import SamplingParams
-from null.driver import Driver, Setup
+from hardpoint.testing.scheduling import Driver, Setup
 from null.strategies import VOCAB_SIZE, prompts, setups
 
 

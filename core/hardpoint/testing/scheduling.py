@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from hardpoint.params import SamplingParams
 from hardpoint.scheduler import Scheduler
 from hardpoint.scheduler.policies import FirstComeFirstServed, Priority
 from hardpoint.testing.null import NullExecutor, NullPending, NullStepError
-from hardpoint.testing.null_model import NullModel
+from hardpoint.testing.null_model import Generation, NullModel
 
 EOS = (0,)
 
@@ -90,7 +91,7 @@ class Driver:
         self._known: dict[int, int] = {}
         self._handle = 0
 
-    def add(self, prompt: list[int] | np.ndarray, params: SamplingParams, **fields: object) -> tuple[int, ...]:
+    def add(self, prompt: list[int] | np.ndarray, params: SamplingParams, **fields: Any) -> tuple[int, ...]:
         """Add a request and return its handles."""
         handles = tuple(range(self._handle, self._handle + params.n))
         fields.setdefault("eos_token_ids", () if params.ignore_eos else EOS)
@@ -205,7 +206,7 @@ class Driver:
                 assert told.prompt_logprobs is not None
                 assert told.prompt_logprobs.token_ids[:, 0].tolist() == told.request.token_ids[1:].tolist()
 
-    def expected(self, told: Told):
+    def expected(self, told: Told) -> Generation:
         """Return what the model gives for a sequence alone."""
         params = told.request.params
         if params.seed is not None:

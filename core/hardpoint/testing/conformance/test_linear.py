@@ -1,0 +1,31 @@
+"""Every linear kernel of the platform on every format's schemes that it takes, with every fusion that it claims."""
+
+from __future__ import annotations
+
+import pytest
+
+from hardpoint.contract.device import Device
+from hardpoint.contract.platform import Platform
+from hardpoint.contract.quant import LinearKernel
+from hardpoint.layers.linear import TorchLinear
+from hardpoint.plugins import Catalogue
+from hardpoint.testing.conformance.linear import LinearCase, check_linear, linear_cases
+from hardpoint.testing.conformance.plugin import refuse
+
+_CASES = list(linear_cases())
+
+
+@pytest.fixture(scope="module")
+def kernels(platform: Platform, catalogue: Catalogue) -> dict[str, LinearKernel]:
+    """The platform's, by name, and the core's, which every platform falls back to."""
+    named = {name: catalogue.create("linear_kernels", name) for name in platform.linear_kernels()}
+    return {**named, "torch": TorchLinear()}
+
+
+@pytest.mark.parametrize("case", _CASES, ids=lambda case: case.label)
+def test_dense_layers(case: LinearCase, kernels: dict[str, LinearKernel], device: Device) -> None:
+    if case.dtype not in device.caps.dtypes:
+        refuse(f"the device does not run in {case.dtype}")
+    refusals = {name: check_linear(kernel, device.info, device.torch_device, case) for name, kernel in kernels.items()}
+    if all(refusals.values()):
+        refuse([f"{name}: {', '.join(why)}" for name, why in refusals.items()])
