@@ -11,8 +11,8 @@ from hardpoint_triton import (
     moe_routing_kernels,
     norm_kernels,
     rope_kernels,
-    sampling_best,
-    sampling_step,
+    sampling_best_kernels,
+    sampling_step_kernels,
 )
 
 OPS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -20,9 +20,9 @@ OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "silu_mul": activation_kernels.silu_mul,
     "gelu_mul": activation_kernels.gelu_mul,
     "qk_norm_rope": rope_kernels.qk_norm_rope,
-    "best_token": sampling_best.best_token,
-    "decode_inputs": sampling_step.decode_inputs,
-    "keep_tokens": sampling_step.keep_tokens,
+    "best_token": sampling_best_kernels.best_token,
+    "decode_inputs": sampling_step_kernels.decode_inputs,
+    "keep_tokens": sampling_step_kernels.keep_tokens,
     "topk_router": moe_routing_kernels.topk_router,
     "moe": moe.moe,
 }

@@ -1,6 +1,6 @@
 """Ops: what kernels mean, written in plain torch, and which kernel runs them.
 
-Modules: ``norm``, ``rotary``, ``activation``, ``embed``, ``moe``, ``ranking`` and ``sampling`` hold the references;
+Modules: ``norm``, ``rotary``, ``activation``, ``embed``, ``moe``, ``decode``, ``ranking`` and ``sampling`` hold the references;
 ``registry`` says what an op is; ``table`` binds ops to providers for a device.
 """
 

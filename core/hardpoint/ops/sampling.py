@@ -209,8 +209,10 @@ def _whole(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _mass(whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Return the mass that ``top_p`` asks for, int64 [n, 1], at least 1."""
-    return (whole.sum(-1).double() * top_p).ceil_().long().clamp_(min=1).unsqueeze(-1)
+    """Return the mass that ``top_p`` asks for, int64 [n, 1], at least 1; all of it for 1, which floats may not hold."""
+    total = whole.sum(-1)
+    part = (total.double() * top_p).ceil_().long()
+    return torch.where(top_p < 1.0, part, total).clamp_(min=1).unsqueeze(-1)
 
 
 def _top_p_weight(weights: torch.Tensor, whole: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hardpoint.contract.errors import ConfigError
-from hardpoint.ops import activation, norm, ranking, sampling
+from hardpoint.ops import activation, decode, norm, ranking, sampling
 from hardpoint.ops import embed as embedding
 from hardpoint.ops import moe as experts
 from hardpoint.ops import rotary as position
@@ -47,6 +47,8 @@ class OpTable:
         embed = embedding.embed
         topk_router = experts.topk_router
         moe = experts.moe
+        decode_inputs = decode.decode_inputs
+        keep_tokens = decode.keep_tokens
         best_token = ranking.best_token
         top_k_tokens = ranking.top_k_tokens
         apply_penalties = sampling.apply_penalties

@@ -1,12 +1,13 @@
 """The persistent batch: what the rows of a runner hold from step to step.
 
 A plan says what changed; this applies it. Host arrays mirror what the host decides (block tables); what the device
-decides (the last sampled token of a row) exists on the device only, so that the next step never waits for the host.
+decides (the newest tokens of a row) exists on the device only, so that the next step never waits for the host.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ class PersistentBatch:
 
     Attributes:
         spare_row: a row that never holds a sequence; its block table stays at the null block.
+        newest: int64[max_rows + 1, 2] on the device, see :mod:`hardpoint.ops.decode`.
     """
 
     def __init__(self, *, max_rows: int, max_blocks: int, num_groups: int, device: Device) -> None:
@@ -44,7 +46,7 @@ class PersistentBatch:
         self.spare_row = max_rows
         self.starts: list[RowStart | None] = [None] * max_rows
         self.prompt_logprob_rows: set[int] = set()
-        self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=place)
+        self.newest = torch.zeros((max_rows + 1, 2), dtype=torch.int64, device=place)
         self.tables = tuple(
             BlockTable(
                 host=np.zeros((max_rows + 1, max_blocks), np.int32),
@@ -62,30 +64,36 @@ class PersistentBatch:
             self.starts[start.row] = start
             if start.params.prompt_logprobs is not None:
                 self.prompt_logprob_rows.add(start.row)
+        changes: list[tuple[torch.Tensor, npt.NDArray[Any], npt.NDArray[Any]]] = []
         if plan.starts:
-            rows = self.upload(np.array([start.row for start in plan.starts], np.int64))
-            self.last_token[rows] = self.upload(np.array([start.token_ids[-1] for start in plan.starts], np.int64))
+            at = [2 * start.row + (len(start.token_ids) - 1) % 2 for start in plan.starts]
+            tokens = [int(start.token_ids[-1]) for start in plan.starts]
+            changes.append((self.newest, np.array(at, np.int64), np.array(tokens, np.int64)))
         for group, table in enumerate(self.tables):
-            self._set_blocks(plan, group, table)
+            if plan.starts or len(plan.block_ids):
+                changes += self._set_blocks(plan, group, table)
+        if changes:
+            there = iter(self.upload.together(*(array for _, *arrays in changes for array in arrays)))
+            for target, _, _ in changes:
+                target.view(-1).scatter_(0, next(there), next(there))
 
-    def _set_blocks(self, plan: StepPlan, group: int, table: BlockTable) -> None:
-        rows, columns, ids = [], [], []
+    def _set_blocks(
+        self, plan: StepPlan, group: int, table: BlockTable
+    ) -> list[tuple[torch.Tensor, npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Set the host's entries; return the same change for the device as flat indices and ids."""
         chosen = plan.block_groups == group
-        if chosen.any():
-            rows.append(plan.block_rows[chosen])
-            columns.append(plan.block_columns[chosen])
-            ids.append(plan.block_ids[chosen])
+        rows, columns, ids = [plan.block_rows[chosen]], [plan.block_columns[chosen]], [plan.block_ids[chosen]]
         for start in plan.starts:
             blocks = start.blocks[group]
             rows.append(np.full(len(blocks), start.row, np.int32))
             columns.append(np.arange(len(blocks), dtype=np.int32))
             ids.append(blocks)
-        if not rows:
-            return
         row, column, block = np.concatenate(rows), np.concatenate(columns), np.concatenate(ids)
+        if not len(block):
+            return []
         table.host[row, column] = block
         flat = row.astype(np.int64) * table.host.shape[1] + column
-        table.device.view(-1)[self.upload(flat)] = self.upload(block.astype(np.int32, copy=False))
+        return [(table.device, flat, block.astype(np.int32, copy=False))]
 
     def known_tokens(self, row: int, start: int, count: int) -> Int32s:
         """Return ``count`` token ids of a row from position ``start``; the host must know them (a prompt's chunk)."""

@@ -9,7 +9,7 @@ import torch
 
 from hardpoint.contract.attention import BatchView
 from hardpoint.contract.step import Int32s, StepPlan
-from hardpoint.runner.batch import BlockTable, PersistentBatch
+from hardpoint.runner.batch import PersistentBatch
 
 
 @dataclass(slots=True)
@@ -32,83 +32,59 @@ class StepInputs:
 
 
 def prepare(plan: StepPlan, batch: PersistentBatch, block_size: int) -> StepInputs:
-    """Return the inputs of ``plan`` for a batch to which it has been applied."""
+    """Return the inputs of ``plan`` for a batch to which it has been applied.
+
+    What the host knows crosses in one copy: ids, positions, slots, lengths. The device adds tokens that it sampled itself.
+    """
     counts, computed = plan.num_tokens, plan.num_computed
-    total = int(counts.sum())
     query_start = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=query_start[1:])
+    total, decodes = int(query_start[-1]), plan.num_decodes
     # Position of a token: its row's computed tokens plus its offset in the row's chunk.
     positions = np.arange(total, dtype=np.int64) + np.repeat(computed - query_start[:-1], counts)
     seq_lens = (computed + counts).astype(np.int32)
-    positions_device = batch.upload(positions)
     sample_at = np.flatnonzero(plan.samples).astype(np.int32)
-    rows = batch.upload(plan.rows.astype(np.int64))
-    token_rows = rows if total == len(counts) else batch.upload(np.repeat(plan.rows, counts).astype(np.int64))
-    shared = _Shared(
-        plan=plan,
-        rows=rows,
-        token_rows=token_rows,
-        query_start=batch.upload(query_start),
-        query_start_host=query_start,
-        seq_lens=batch.upload(seq_lens),
-        seq_lens_host=seq_lens,
-        positions=positions_device,
-        block_size=block_size,
+    token_rows = np.repeat(plan.rows, counts)
+    column, offset = np.divmod(positions, block_size)
+    slots = [table.host[token_rows, column] * np.int64(block_size) + offset for table in batch.tables]
+    token_ids = np.zeros(total, np.int64)
+    for row, start, count, first in zip(
+        plan.rows[decodes:], computed[decodes:], counts[decodes:], query_start[decodes:], strict=False
+    ):
+        token_ids[first : first + count] = batch.known_tokens(int(row), int(start), int(count))
+    newest = plan.rows[:decodes].astype(np.int64) * 2 + computed[:decodes] % 2
+    ids, positions_there, rows, starts, lengths, sample_index, newest_there, *slots_there = batch.upload.together(
+        token_ids,
+        positions,
+        plan.rows,
+        query_start,
+        seq_lens,
+        query_start[1:][sample_at].astype(np.int64) - 1,
+        newest,
+        *slots,
+    )
+    if decodes:
+        torch.index_select(batch.newest.view(-1), 0, newest_there, out=ids[:decodes])
+    longest = int(seq_lens.max())
+    width = -(-longest // block_size)
+    views = tuple(
+        BatchView(
+            num_requests=len(counts),
+            num_decodes=decodes,
+            num_tokens=total,
+            query_start=starts,
+            query_start_host=query_start,
+            seq_lens=lengths,
+            seq_lens_host=seq_lens,
+            block_table=table.device[:, :width].index_select(0, rows),
+            block_table_host=table.host[plan.rows, :width],
+            slots=slots_of_group,
+            max_query_len=int(counts.max()),
+            max_seq_len=longest,
+            block_size=block_size,
+        )
+        for table, slots_of_group in zip(batch.tables, slots_there, strict=True)
     )
     return StepInputs(
-        token_ids=_token_ids(plan, batch, rows),
-        positions=positions_device,
-        views=tuple(shared.view(table) for table in batch.tables),
-        sample_index=batch.upload(query_start[1:][sample_at].astype(np.int64) - 1),
-        sample_at=sample_at,
+        token_ids=ids, positions=positions_there, views=views, sample_index=sample_index, sample_at=sample_at
     )
-
-
-def _token_ids(plan: StepPlan, batch: PersistentBatch, rows: torch.Tensor) -> torch.Tensor:
-    decodes = plan.num_decodes
-    sampled = batch.last_token[rows[:decodes]]
-    if decodes == len(plan.rows):
-        return sampled
-    known = [
-        batch.known_tokens(int(row), int(start), int(count))
-        for row, start, count in zip(
-            plan.rows[decodes:], plan.num_computed[decodes:], plan.num_tokens[decodes:], strict=True
-        )
-    ]
-    return torch.cat([sampled, batch.upload(np.concatenate(known).astype(np.int64))])
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """The part of a step's batch view that is the same for all KV groups."""
-
-    plan: StepPlan
-    rows: torch.Tensor
-    token_rows: torch.Tensor
-    query_start: torch.Tensor
-    query_start_host: Int32s
-    seq_lens: torch.Tensor
-    seq_lens_host: Int32s
-    positions: torch.Tensor
-    block_size: int
-
-    def view(self, table: BlockTable) -> BatchView:
-        max_seq_len = int(self.seq_lens_host.max())
-        width = -(-max_seq_len // self.block_size)
-        column = self.positions // self.block_size
-        block = table.device[self.token_rows, column].to(torch.int64)
-        return BatchView(
-            num_requests=len(self.plan.rows),
-            num_decodes=self.plan.num_decodes,
-            num_tokens=int(self.query_start_host[-1]),
-            query_start=self.query_start,
-            query_start_host=self.query_start_host,
-            seq_lens=self.seq_lens,
-            seq_lens_host=self.seq_lens_host,
-            block_table=table.device[:, :width].index_select(0, self.rows),
-            block_table_host=table.host[self.plan.rows, :width],
-            slots=block * self.block_size + self.positions % self.block_size,
-            max_query_len=int(self.plan.num_tokens.max()),
-            max_seq_len=max_seq_len,
-            block_size=self.block_size,
-        )

@@ -15,7 +15,7 @@ from hardpoint.contract.kv import KVBudget, KVPlan, KVSpec
 from hardpoint.contract.ops import OpProvider
 from hardpoint.contract.platform import Platform
 from hardpoint.contract.quant import LinearKernel
-from hardpoint.contract.step import Int32s, StepPlan, StepResult
+from hardpoint.contract.step import Int32s, StepPlan, StepResult, TokenLogprobs
 from hardpoint.executor.launch import RunnerLaunch
 from hardpoint.layers import LoadedModel, StepContext, load_model
 from hardpoint.ops import OpTable
@@ -27,7 +27,7 @@ from hardpoint.runner.inputs import prepare
 from hardpoint.runner.kv_pool import KVPool
 from hardpoint.runner.memory import activation_bytes
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
-from hardpoint.runner.sampling import Sampled, Sampler
+from hardpoint.runner.sampling import Sampler
 from hardpoint.weights import model_shape, resolve
 
 _NO_TOKEN = (
@@ -64,6 +64,7 @@ class TorchRunner:
         self._planners: tuple[AttentionPlanner, ...] = ()
         self._decodes: PreparedDecodes | None = None
         self._sampler: Sampler
+        self._first_turn: torch.Tensor
         self._prompt_logprobs: PromptLogprobs
         self._memory: tuple[tuple[str, int], ...] = ()
 
@@ -157,12 +158,20 @@ class TorchRunner:
             num_groups=len(kv.groups),
             device=self._device,
         )
+        self._sampler = Sampler(limits.max_requests, self._shape.vocab_size, self._device, self._ops)
         waits = self._shape.num_experts > 0 and self._ops.host_reads("moe")
         if not self._config.platform.enforce_eager and not waits:
             self._decodes = PreparedDecodes.of(
-                self._device, limits, self._loaded.model, self._planners, self._batch, kv.block_size
+                self._device,
+                limits,
+                self._loaded.model,
+                self._planners,
+                self._batch,
+                kv.block_size,
+                self._sampler,
+                self._ops,
             )
-        self._sampler = Sampler(limits.max_requests, self._shape.vocab_size, self._device, self._ops)
+        self._first_turn = torch.zeros(1, dtype=torch.int32, device=self._device.torch_device)
         self._prompt_logprobs = PromptLogprobs(self._sampler, self._loaded.model.logits)
         self._memory = (*self._memory, ("KV cache, allocated", self._pool.bytes))
 
@@ -176,9 +185,7 @@ class TorchRunner:
             self._sampler.start(start)
         self._pool.copy(plan.copies)
         if self._decodes is not None and self._decodes.takes(plan):
-            every = np.arange(len(plan.rows), dtype=np.int32)
-            sampled, tokens = self._sample(plan, self._decodes.run(plan), every)
-            return PendingStep(plan, every, tokens, sampled, dict)
+            return self._decode(self._decodes, plan)
         inputs = prepare(plan, self._batch, self._pool.plan.block_size)
         context = StepContext(
             plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
@@ -187,18 +194,29 @@ class TorchRunner:
         hidden = self._loaded.model(inputs.token_ids, inputs.positions, context)
         prompts = self._prompt_logprobs.of(plan, self._batch, hidden)
         if not len(inputs.sample_at):
-            return PendingStep(plan, inputs.sample_at, None, None, prompts)
+            return PendingStep(plan, inputs.sample_at, None, dict, prompts)
         logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
-        sampled, tokens = self._sample(plan, logits, inputs.sample_at)
-        return PendingStep(plan, inputs.sample_at, tokens, sampled, prompts)
+        return self._sample(plan, logits, inputs.sample_at, prompts)
 
-    def _sample(self, plan: StepPlan, logits: torch.Tensor, at: Int32s) -> tuple[Sampled, HostCopy]:
+    def _decode(self, decodes: PreparedDecodes, plan: StepPlan) -> PendingStep:
+        every = np.arange(len(plan.rows), dtype=np.int32)
+        kind = self._sampler.kind(plan.rows)
+        if kind is None:
+            return self._sample(plan, decodes.logits(plan), every, dict)
+        return PendingStep(plan, every, self._device.to_host(decodes.tokens(plan, kind)), dict, dict)
+
+    def _sample(
+        self, plan: StepPlan, logits: torch.Tensor, at: Int32s, prompts: Callable[[], dict[int, TokenLogprobs]]
+    ) -> PendingStep:
         """Sample for the plan's positions ``at`` and keep the tokens on the device as the rows' next inputs."""
-        rows = plan.rows[at]
-        sampled = self._sampler.sample(logits, rows, (plan.num_computed + plan.num_tokens)[at])
-        self._batch.last_token[self._batch.upload(rows.astype(np.int64))] = sampled.tokens
-        # -1 tells the host that the row cannot go on.
-        return sampled, self._device.to_host(torch.where(torch.isfinite(sampled.best), sampled.tokens, -1))
+        rows, lengths = plan.rows[at], (plan.num_computed + plan.num_tokens)[at]
+        sampled = self._sampler.sample(logits, rows, lengths)
+        rows_there, lengths_there = self._batch.upload.together(rows, lengths)
+        results = torch.empty((1, len(at)), dtype=torch.int32, device=logits.device)
+        self._ops.keep_tokens(
+            self._batch.newest, results, self._first_turn, rows_there, lengths_there, sampled.tokens, sampled.best
+        )
+        return PendingStep(plan, at, self._device.to_host(results[0]), sampled.logprobs, prompts)
 
     def describe(self) -> Mapping[str, Any]:
         """Return what was chosen, as plain data."""
@@ -239,20 +257,28 @@ class TorchRunner:
 
 
 class PendingStep:
-    """A step whose tokens may still be on their way to the host."""
+    """A step whose tokens may still be on their way to the host.
+
+    Args:
+        plan: the step's.
+        sample_at: int32[m], plan positions of the rows that sample.
+        tokens: int32[m] under way, -1 for rows that cannot go on; ``None`` when no row samples.
+        logprobs: waits for log-probabilities by position in ``sample_at``.
+        prompt_logprobs: waits for those of prompts by plan position.
+    """
 
     def __init__(
         self,
         plan: StepPlan,
         sample_at: Int32s,
         tokens: HostCopy | None,
-        sampled: Sampled | None,
-        prompt_logprobs: Callable[[], dict[int, Any]],
+        logprobs: Callable[[], dict[int, TokenLogprobs]],
+        prompt_logprobs: Callable[[], dict[int, TokenLogprobs]],
     ) -> None:
         self._plan = plan
         self._at = sample_at
         self._tokens = tokens
-        self._sampled = sampled
+        self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
 
     def ready(self) -> bool:
@@ -263,20 +289,18 @@ class PendingStep:
         count = len(self._plan.rows)
         tokens, counts = np.zeros((count, 1), np.int32), np.zeros(count, np.int32)
         failures: dict[int, str] = {}
-        logprobs = {}
-        if self._tokens is not None and self._sampled is not None:
+        if self._tokens is not None:
             found = self._tokens.result()
             tokens[self._at, 0] = found
             counts[self._at] = 1
             for at in self._at[found < 0]:
                 failures[int(at)] = _NO_TOKEN
                 counts[at] = 0
-            logprobs = {int(self._at[i]): value for i, value in self._sampled.logprobs().items()}
         return StepResult(
             step=self._plan.step,
             tokens=tokens,
             counts=counts,
-            logprobs=logprobs,
+            logprobs={int(self._at[i]): value for i, value in self._logprobs().items()},
             prompt_logprobs=self._prompt_logprobs(),
             failures=failures,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hardpoint.contract.device import Device
@@ -13,11 +14,13 @@ from hardpoint.contract.step import Int32s, RowStart, TokenLogprobs
 from hardpoint.ops.ranking import CHUNK
 from hardpoint.runner.sampling.bad_words import BadWords, WordGroup
 from hardpoint.runner.sampling.draws import Draws
+from hardpoint.runner.sampling.kinds import SamplingKind, choose, fill, kind_of
 from hardpoint.runner.sampling.logprobs import LogprobGroup, LogprobsCopy, logprob_groups, prompt_logprobs, split
 from hardpoint.runner.sampling.masks import Masks, StopMask, masks
 from hardpoint.runner.sampling.penalties import Penalties, PenaltyGroup
 from hardpoint.runner.sampling.rows import PENALTIES, WORDS, Rows
 from hardpoint.runner.sampling.transfer import Uploads
+from hardpoint.runner.step_buffer import StepFields
 
 if TYPE_CHECKING:
     from hardpoint.ops import OpTable
@@ -127,6 +130,20 @@ class Sampler:
             for group, own in zip(batch.logprobs, raw, strict=True)
         ]
         return Sampled(tokens, best, copies)
+
+    def kind(self, rows: Int32s) -> SamplingKind | None:
+        """Return how a prepared step can sample for started ``rows``; ``None`` when only :meth:`sample` can."""
+        return kind_of(self._rows, rows)
+
+    def fill(self, fields: StepFields[np.ndarray[Any, Any]], rows: Int32s, num_tokens: Int32s) -> None:
+        """Write what ``rows`` of a kind that draws need into a prepared step's fields; see ``kinds.fill``."""
+        fill(fields, self._rows, rows, num_tokens)
+
+    def choose(
+        self, logits: torch.Tensor, fields: StepFields[torch.Tensor], kind: SamplingKind
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and largest logits inside a prepared step; the same as :meth:`sample` gives for these rows."""
+        return choose(logits, fields, kind, self._ops)
 
     @torch.inference_mode()
     def prompt_logprobs(
