@@ -20,3 +20,12 @@ ATTENTION = Descriptor(
     requires=("triton",),
     remedy="pip install hardpoint[cuda]",
 )
+SCALED_MM = Descriptor(
+    kind="linear_kernels",
+    name="scaled_mm",
+    contract=(1, 0),
+    implementation="hardpoint_cuda.scaled_mm:ScaledMm",
+    summary="8-bit floats, inputs too, on the matrix units",
+    requires=("triton",),
+    remedy="pip install hardpoint[cuda]",
+)

@@ -77,7 +77,7 @@ class CudaPlatform:
         return ("triton",)
 
     def linear_kernels(self) -> Sequence[str]:
-        return ()
+        return ("scaled_mm",)
 
     def launch(self, config: EngineConfig) -> WorkerLaunch:
         return WorkerLaunch()

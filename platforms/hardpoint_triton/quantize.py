@@ -1,0 +1,67 @@
+"""Activations in E4M3 with float32 scales, for products of quantized layers.
+
+A token is quantized by its own values alone, so that what it becomes does not depend on its company.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import triton
+
+from hardpoint.contract.quant import NormSpec
+from hardpoint_triton import dependent
+from hardpoint_triton.quantize_kernels import NORM, PLAIN, SILU, quantize_row
+
+DTYPE: Final = torch.float8_e4m3fn
+#: Elements that share a scale where a row has several.
+GROUP: Final = 128
+
+Quantized = tuple[torch.Tensor, torch.Tensor]
+
+
+def quantize(x: torch.Tensor, *, group: int = 0) -> Quantized:
+    """Round rows to E4M3.
+
+    Args:
+        x: [T, size]; rows may lie apart.
+        group: elements that share a scale; 0 for the whole row.
+
+    Returns:
+        Codes [T, size] and float32 scales: [T, 1], or [T, size / group] stored column by column.
+    """
+    return _launch(x, None, None, x.shape[1], PLAIN.value, group)
+
+
+def norm_quantize(x: torch.Tensor, norm: NormSpec, weight: torch.Tensor, *, group: int = 0) -> Quantized:
+    """Norm rows as ``rms_norm`` does, then :func:`quantize` them. ``weight``: [size], float32 for a wide norm."""
+    return _launch(x, norm, weight, x.shape[1], NORM.value, group)
+
+
+def silu_mul_quantize(gate_up: torch.Tensor, *, group: int = 0) -> Quantized:
+    """Apply ``silu_mul`` to ``gate_up`` [T, 2 * size], then :func:`quantize` the result [T, size]."""
+    return _launch(gate_up, None, None, gate_up.shape[1] // 2, SILU.value, group)
+
+
+def _launch(
+    x: torch.Tensor, norm: NormSpec | None, weight: torch.Tensor | None, size: int, kind: int, group: int
+) -> Quantized:
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    rows = len(x)
+    codes = torch.empty((rows, size), dtype=DTYPE, device=x.device)
+    if group:
+        scales = torch.empty((size // group, rows), dtype=torch.float32, device=x.device).t()
+    else:
+        scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
+    if rows:
+        padded = triton.next_power_of_2(size)
+        wide = norm is not None and weight is not None and (bool(norm.offset) or weight.dtype != x.dtype)
+        quantize_row[(rows,)](
+            x, x if weight is None else weight, codes, scales, x.stride(0), scales.stride(0), scales.stride(1),
+            0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
+            SIZE=size, PADDED=padded, KIND=kind, WIDE=wide, GROUP=group,
+            num_warps=min(16, max(1, padded // 512)), **dependent.keywords(x.device),
+        )  # fmt: skip
+    return codes, scales
