@@ -68,6 +68,7 @@ def test_results_and_cache_agree_with_op_and_plain_write(
     assert torch.equal(cache[1, stored // BLOCK_SIZE, :, stored % BLOCK_SIZE], found[2][slots >= 0])
 
 
+@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter loses carries when it rounds to 8 bits")
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_an_8_bit_cache_holds_scaled_values_kept_in_range(scale: float) -> None:
     """Read back and multiplied with the scale, stored values are within the type's step; large ones are its largest."""
@@ -85,6 +86,4 @@ def test_an_8_bit_cache_holds_scaled_values_kept_in_range(scale: float) -> None:
     for half, stored in ((0, k), (1, v)):
         back = cache[half, slots // BLOCK_SIZE, :, slots % BLOCK_SIZE].float() * scale
         expected = stored.float().clamp(-448 * scale, 448 * scale)
-        # Half a step on a GPU; the interpreter rounds towards zero.
-        part = 8 if INTERPRETED else 16
-        assert ((back - expected).abs() <= expected.abs() / part + scale * 2**-9).all()
+        assert ((back - expected).abs() <= expected.abs() / 16 + scale * 2**-10).all()
