@@ -1,4 +1,4 @@
-"""The platform's dense linear kernels against the product in float64."""
+"""Linear kernels of the CPU against the product in float64. Triton's run in its interpreter, see there."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import pytest
 import torch
 
 from hardpoint.contract.quant import DENSE, LinearKernel, LinearScheme
+from hardpoint.layers.linear import TorchLinear
+from hardpoint.testing.conformance.linear import LinearCase, check_linear, linear_cases
 from hardpoint_cpu.linear import OneDnnLinear
 from hardpoint_cpu.platform import CpuPlatform
 
 INFO = CpuPlatform().devices()[0]
-TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
+KERNELS: dict[str, LinearKernel] = {"onednn": OneDnnLinear(), "torch": TorchLinear()}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("rows_out", "columns"), [(3, 64), (17, 33), (48, 1024), (1000, 80)])
-def test_kernel_agrees_with_the_product(dtype: str, rows_out: int, columns: int) -> None:
-    kernel = OneDnnLinear()
-    assert isinstance(kernel, LinearKernel)
-    if reasons := kernel.reject(DENSE, rows_out, columns, dtype, INFO):
+@pytest.mark.parametrize("case", list(linear_cases()), ids=lambda case: case.label)
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_agrees_with_the_product(name: str, case: LinearCase) -> None:
+    if reasons := check_linear(KERNELS[name], INFO, torch.device("cpu"), case):
         pytest.skip("; ".join(reasons))
-    element = getattr(torch, dtype)
-    weight, bias = torch.randn(rows_out, columns).to(element), torch.randn(rows_out).to(element)
-    packed = kernel.pack({"weight": weight})
-    for tokens in (0, 1, 2, 3, 4, 5, 19):
-        # A view with gaps between its rows, as a slice of a fused projection is.
-        x = torch.randn(tokens, columns + 7).to(element)[:, 3 : 3 + columns]
-        for b in (None, bias):
-            actual = kernel.apply(x, packed, b)
-            expected = x.double() @ weight.double().T + (0 if b is None else b.double())
-            assert actual.dtype == element
-            scale = expected.abs().max().item() if tokens else 1.0
-            torch.testing.assert_close(actual.double(), expected, atol=TOLERANCE[dtype] * scale, rtol=0)
+
+
+def test_a_wrong_product_is_found() -> None:
+    """What sums one column too few differs by more than any tolerance."""
+
+    class Short(TorchLinear):
+        def pack(self, tensors):
+            return {"weight": torch.cat([tensors["weight"][:, :-1], torch.zeros(len(tensors["weight"]), 1)], 1)}
+
+    case = next(iter(linear_cases(("float32",))))
+    with pytest.raises(AssertionError, match="of the largest value"):
+        check_linear(Short(), INFO, torch.device("cpu"), case)
 
 
 def test_refusals_name_the_scheme_and_the_type() -> None:
