@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hardpoint.ops.activation import gelu_mul, silu_mul, swiglu_oai
+from hardpoint.ops.norm import rms_norm
 from hardpoint.ops.registry import OpCall, Tolerance, op
 from hardpoint.ops.values import Values
 
@@ -154,6 +155,102 @@ def moe(
         result = result * weights.flatten()[chosen].unsqueeze(-1)
         out.index_add_(0, tokens, result.to(x.dtype))
     return out if residual is None else residual + out
+
+
+def _routed_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
+    values = Values(dtype, device, seed)
+    hidden, inner = 64, 48
+    for tokens, experts, k in ((1, 8, 2), (3, 32, 4), (70, 8, 2), (0, 8, 2)):
+        # Along one direction all logits differ by much more than any rounding, so that the choice is defined.
+        direction = values.normal(hidden).sign()
+        signs = values.uniform(tokens, 1).round() * 2 - 1
+        x = direction * signs.to(dtype) + values.normal(tokens, hidden, std=0.2)
+        router = (values.permutation(experts)[:, None] + 1) * direction * (4 / experts / hidden)
+        gate_up = values.normal(experts, 2 * inner, hidden, std=hidden**-0.5)
+        down = values.normal(experts, hidden, inner, std=inner**-0.5)
+        weight = values.normal(hidden, mean=1.0, std=0.05)
+        rest = (router.to(dtype), gate_up, down)
+        yield OpCall(f"{tokens}x{k}-softmax", (x, *rest, k, True), {"norm_weight": weight})
+        yield OpCall(
+            f"{tokens}x{k}-rounded",
+            (x, *rest, k, False),
+            {
+                "norm_weight": weight - 1,
+                "offset": 1.0,
+                "round_weights": True,
+                "residual": values.normal(tokens, hidden),
+            },
+        )
+        yield OpCall(
+            f"{tokens}x{k}-biases",
+            (x, *rest, k, False, "softmax_of_chosen", "swiglu_oai"),
+            {
+                "norm_weight": weight.float(),
+                "eps": 1e-5,
+                "router_bias": values.normal(experts, std=1e-3),
+                "gate_up_bias": values.normal(experts, 2 * inner),
+                "down_bias": values.normal(experts, hidden),
+                "round_weights": True,
+            },
+        )
+        yield OpCall(f"{tokens}x{k}-plain", (x, *rest, k, True, "sigmoid", "gelu_tanh"))
+
+
+@op(
+    _routed_inputs,
+    tolerance={torch.bfloat16: Tolerance(6e-2, 3e-2), torch.float16: Tolerance(6e-3, 6e-3)},
+    host_reads=True,
+)
+def routed_moe(
+    x: torch.Tensor,
+    router: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    k: int,
+    renormalize: bool,
+    score: RouterScore = "softmax",
+    activation: ExpertActivation = "silu",
+    *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    router_bias: torch.Tensor | None = None,
+    round_weights: bool = False,
+    gate_up_bias: torch.Tensor | None = None,
+    down_bias: torch.Tensor | None = None,
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Norm, route and run the experts, and add ``residual``: a whole layer, so that a provider can fuse its parts.
+
+    Args:
+        x: [T, hidden].
+        router: [experts, hidden], with ``router_bias`` [experts] or without.
+        gate_up, down, activation, gate_up_bias, down_bias, alpha, limit: see :func:`moe`.
+        k, renormalize, score: see :func:`topk_router`.
+        norm_weight, eps, offset: see :func:`hardpoint.ops.norm.rms_norm`; no weight, no norm.
+        round_weights: round the router's weights to ``x``'s dtype.
+        residual: [T, hidden], or absent.
+
+    Returns:
+        [T, hidden] in ``x``'s dtype.
+    """
+    normed = x if norm_weight is None else rms_norm.reference(x, norm_weight, eps, offset)
+    weights, ids = topk_router.reference(F.linear(normed, router, router_bias), k, renormalize, score)
+    return moe.reference(
+        normed,
+        weights.to(x.dtype) if round_weights else weights,
+        ids,
+        gate_up,
+        down,
+        activation,
+        gate_up_bias,
+        down_bias,
+        alpha,
+        limit,
+        residual=residual,
+    )
 
 
 def _activate(gate_up: torch.Tensor, activation: ExpertActivation, alpha: float, limit: float) -> torch.Tensor:

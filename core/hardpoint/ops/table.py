@@ -47,6 +47,7 @@ class OpTable:
         embed = embedding.embed
         topk_router = experts.topk_router
         moe = experts.moe
+        routed_moe = experts.routed_moe
         decode_inputs = decode.decode_inputs
         keep_tokens = decode.keep_tokens
         best_token = ranking.best_token

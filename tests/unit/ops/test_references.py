@@ -92,12 +92,13 @@ def moe64(
     ids,
     gate_up,
     down,
-    activation,
+    activation="silu",
     gate_up_bias=None,
     down_bias=None,
     alpha=1.702,
     limit=7.0,
     first_expert=0,
+    residual=None,
 ):
     """Token by token, choice by choice."""
     activate = {
@@ -105,7 +106,7 @@ def moe64(
         "gelu_tanh": lambda y: gated64(y, gelu64),
         "swiglu_oai": lambda y: oai64(y, alpha, limit),
     }[activation]
-    out = torch.zeros(x.shape, dtype=torch.float64)
+    out = torch.zeros(x.shape, dtype=torch.float64) if residual is None else residual.double()
     for token, (row_weights, row_ids) in enumerate(zip(weights.double(), ids.tolist(), strict=True)):
         for weight, expert in zip(row_weights, row_ids, strict=True):
             at = expert - first_expert
@@ -115,6 +116,29 @@ def moe64(
                 result = down[at].double() @ inner
                 out[token] += weight * (result if down_bias is None else result + down_bias[at].double())
     return out
+
+
+def routed64(
+    x,
+    router,
+    gate_up,
+    down,
+    k,
+    renormalize,
+    score="softmax",
+    activation="silu",
+    *,
+    norm_weight=None,
+    eps=1e-6,
+    offset=0.0,
+    router_bias=None,
+    round_weights=False,
+    **rest,
+):
+    normed = x.double() if norm_weight is None else rms64(x, norm_weight, eps, offset)
+    logits = normed @ router.double().T
+    weights, ids = router64(logits if router_bias is None else logits + router_bias.double(), k, renormalize, score)
+    return moe64(normed, weights.to(x.dtype) if round_weights else weights, ids, gate_up, down, activation, **rest)
 
 
 FORMULAS = {
@@ -129,10 +153,12 @@ FORMULAS = {
     "embed": embed64,
     "topk_router": router64,
     "moe": moe64,
+    "routed_moe": routed64,
 }
 #: 16-bit references round after every step as transformers does; these need more room than one rounding.
 STEPS = {
     "moe": 4,
+    "routed_moe": 8,
     "rms_norm": 2,
     "qk_norm_rope": 4,
     "rotary": 2,
