@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hardpoint.config import EngineConfig
+    from hardpoint.contract.collectives import World
     from hardpoint.contract.device import Capabilities, Device, DeviceInfo
     from hardpoint.contract.limits import BatchLimits
+    from hardpoint.contract.runner import Runner
     from hardpoint.contract.version import Version
 
 
@@ -102,3 +104,22 @@ class Platform(Protocol):
 
     def launch(self, config: EngineConfig) -> WorkerLaunch: ...
     def open(self, index: int, config: EngineConfig) -> Device: ...
+
+
+@runtime_checkable
+class RunnerPlatform(Platform, Protocol):
+    """A platform that runs whole models itself: the core asks it for a runner and opens no device.
+
+    Its devices, capabilities, limits and adjustments count as any other's; attention backends, op providers and linear
+    kernels are asked for by the core's runner only.
+    """
+
+    def runner(self, index: int, config: EngineConfig, limits: BatchLimits, world: World) -> Runner:
+        """Return the runner of one rank, not loaded yet. Called in the rank's process.
+
+        Args:
+            index: of the device.
+            config: after all adjustments.
+            limits: bounds on a step; ``max_requests`` is the number of rows.
+            world: the rank's place among those of one model.
+        """

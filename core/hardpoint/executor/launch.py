@@ -8,7 +8,7 @@ from typing import cast
 from hardpoint.config import EngineConfig
 from hardpoint.contract.collectives import World
 from hardpoint.contract.limits import BatchLimits
-from hardpoint.contract.platform import Platform
+from hardpoint.contract.platform import Platform, RunnerPlatform
 from hardpoint.contract.runner import Runner
 from hardpoint.plugins import Catalogue, Selection
 
@@ -38,11 +38,13 @@ def open_runner(launch: RunnerLaunch) -> Runner:
     Raises:
         PluginError: when a plugin differs from the one that the parent selected, or cannot be used.
     """
-    from hardpoint.runner.runner import TorchRunner
-
     catalogue = Catalogue.of(launch.config.plugins)
     if launch.selection:
         catalogue.enforce(launch.selection)
     platform = cast("Platform", catalogue.create("platforms", launch.config.platform.platform))
+    if isinstance(platform, RunnerPlatform):
+        return platform.runner(launch.device_index, launch.config, launch.limits, launch.world)
+    from hardpoint.runner.runner import TorchRunner
+
     device = platform.open(launch.device_index, launch.config)
     return TorchRunner(launch, catalogue, platform, device)
