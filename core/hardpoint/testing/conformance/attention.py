@@ -15,10 +15,18 @@ from typing import Final
 import numpy as np
 import torch
 
-from hardpoint.contract.attention import AttentionBackend, AttentionLayerConfig, AttentionQuery, BatchView
+from hardpoint.contract.attention import (
+    AttentionBackend,
+    AttentionLayerConfig,
+    AttentionQuery,
+    BatchView,
+    FusedAttentionLayer,
+    HeadRotation,
+)
 from hardpoint.contract.device import Device
 from hardpoint.contract.kv import KVSpec
 from hardpoint.contract.limits import BatchLimits
+from hardpoint.ops.rotary import qk_norm_rope
 
 TOLERANCE: Final = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
 
@@ -31,6 +39,8 @@ class AttentionCase:
         label: name in test reports.
         requests: per request (context length after the step, tokens of the step), those with one token first.
         decodes: how many leading requests are decodes.
+        fused: the layer gets the projection, norms and rotates queries and keys, and writes the step's keys and values.
+        shared: tokens, a multiple of ``block_size``, that all requests begin with and whose blocks they share.
         other attributes: see :class:`hardpoint.contract.attention.AttentionQuery`.
     """
 
@@ -46,6 +56,8 @@ class AttentionCase:
     window: int | None = None
     soft_cap: float | None = None
     sinks: bool = False
+    fused: bool = False
+    shared: int = 0
 
     def query(self, arch: str) -> AttentionQuery:
         """Return what a backend is asked before it runs the case."""
@@ -116,6 +128,30 @@ def attention_cases() -> Iterator[AttentionCase]:
         dtype="bfloat16",
     )
     yield AttentionCase(label="long-prefill-cap", requests=((700, 700), (1600, 300)), soft_cap=10.0)
+    shared = ((1100, 1), (1060, 1), (1500, 460), (1041, 1), (1300, 260), (1600, 400), (1056, 16))
+    yield AttentionCase(label="shared", requests=shared, decodes=2, shared=1040)
+    yield AttentionCase(
+        label="shared-bfloat16", requests=shared, decodes=2, shared=1040, dtype="bfloat16", head_size=128
+    )
+    yield from _fused_cases()
+
+
+def _fused_cases() -> Iterator[AttentionCase]:
+    """Yield batches whose layer norms, rotates and writes; decodes, first chunks and continued chunks among them."""
+    for name, (requests, decodes) in _BATCHES.items():
+        plain = AttentionCase(label=f"{name}-fused", requests=requests, decodes=decodes, fused=True)
+        yield plain
+        for dtype in ("bfloat16", "float16"):
+            yield replace(plain, label=f"{name}-fused-{dtype}", dtype=dtype, head_size=128)
+        yield replace(plain, label=f"{name}-fused-window", window=33, num_heads=6, num_kv_heads=1)
+        yield replace(plain, label=f"{name}-fused-cap-sinks", soft_cap=5.0, sinks=True, head_size=80)
+    mixed = ((70, 1), (1300, 1), (1030, 1030), (2500, 1100), (1024, 1024), (40, 40), (2600, 500), (2060, 1036), (65, 3))
+    for dtype in ("bfloat16", "float16"):
+        long = AttentionCase(label=f"long-fused-{dtype}", requests=mixed, decodes=2, fused=True, dtype=dtype)
+        yield replace(long, head_size=128, num_heads=8)
+        yield replace(long, label=f"equal-fused-{dtype}", requests=((1536, 1536),) * 3, decodes=0)
+        shared = ((1100, 1), (1060, 1), (1500, 460), (1300, 260), (1600, 400), (1056, 16))
+        yield replace(long, label=f"shared-fused-{dtype}", requests=shared, shared=1040, head_size=128)
 
 
 def check_attention(backend: AttentionBackend, device: Device, case: AttentionCase, seed: int = 0) -> None:
@@ -139,6 +175,20 @@ def _assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float,
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance, msg=lambda text: f"{where}: {text}")
 
 
+def _rotation(positions: int, size: int, dtype: torch.dtype, generator: torch.Generator) -> HeadRotation:
+    """Return norms and a rotation of half of each head."""
+    angle = torch.randn(positions, size // 4, generator=generator)
+    q_weight, k_weight = ((torch.rand(size, generator=generator) + 0.5).to(dtype) for _ in range(2))
+    return HeadRotation(
+        q_weight=q_weight,
+        k_weight=k_weight,
+        eps=1e-6,
+        offset=0.0,
+        cos_sin=torch.cat((angle.cos(), angle.sin()), -1),
+        interleaved=False,
+    )
+
+
 class _Scene:
     """A backend's layer with a cache that holds every request's context."""
 
@@ -149,11 +199,18 @@ class _Scene:
         generator = torch.Generator().manual_seed(seed)
         dtype, kv_dtype = getattr(torch, case.dtype), getattr(torch, case.kv_dtype or case.dtype)
         heads, size = case.num_heads, case.head_size
-        self._q = [torch.randn(new, heads, size, generator=generator).to(dtype) for _, new in case.requests]
-        self._kv = [
-            torch.randn(2, length, case.num_kv_heads, size, generator=generator).to(kv_dtype)
+        self._rotation = _rotation(max(length for length, _ in case.requests), size, dtype, generator)
+        self._qkv = [
+            torch.randn(length, heads + 2 * case.num_kv_heads, size, generator=generator).to(dtype)
             for length, _ in case.requests
         ]
+        for other in self._qkv[1:]:
+            other[: case.shared] = self._qkv[0][: case.shared]
+        self._q, self._kv = [], []
+        for qkv, (_, new) in zip(self._qkv, case.requests, strict=True):
+            q, k, v = self._rotated(qkv) if case.fused else torch.split(qkv, self._parts(), 1)
+            self._q.append(q[len(q) - new :])
+            self._kv.append(torch.stack((k, v)).to(kv_dtype))
         self._sinks = torch.randn(heads, generator=generator) if case.sinks else None
         self._tables, self._num_blocks = self._draw_tables()
         spec = KVSpec(
@@ -177,10 +234,30 @@ class _Scene:
         limits = BatchLimits(max_tokens=8192, max_requests=256)
         self._planner = backend.planner(device, spec, case.block_size, limits)
         self._layer = backend.layer(config, case.block_size)
-        for index, (length, _) in enumerate(case.requests):
-            kept = np.arange(self._first_kept(index), length)
+        for index, (length, new) in enumerate(case.requests):
+            kept = np.arange(self._first_kept(index), length - new if case.fused else length)
             k, v = (side[kept].to(dtype).to(self._device) for side in self._kv[index])
             self._layer.write(self._cache, k, v, self._slots(index, kept))
+
+    def _parts(self) -> list[int]:
+        return [self._case.num_heads, self._case.num_kv_heads, self._case.num_kv_heads]
+
+    def _rotated(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what the op's reference makes of a whole request's projection [length, heads, head size]."""
+        case, rotation = self._case, self._rotation
+        return qk_norm_rope.reference(
+            qkv.flatten(1),
+            case.num_heads,
+            case.num_kv_heads,
+            case.head_size,
+            rotation.q_weight,
+            rotation.k_weight,
+            rotation.eps,
+            rotation.offset,
+            torch.arange(len(qkv)),
+            rotation.cos_sin,
+            rotation.interleaved,
+        )
 
     def _first_kept(self, index: int) -> int:
         """Return the first position that some query of the request sees."""
@@ -190,11 +267,13 @@ class _Scene:
     def _draw_tables(self) -> tuple[list[np.ndarray], int]:
         """Return block tables over shuffled blocks, block 0 for what left the window, and the number of blocks."""
         needed = [-(-length // self._case.block_size) for length, _ in self._case.requests]
+        common = self._case.shared // self._case.block_size
         spare = 3
         free = self._rng.permutation(np.arange(1, 1 + sum(needed) + spare)).astype(np.int32)
-        tables = []
+        tables: list[np.ndarray] = []
         for index, count in enumerate(needed):
             table, free = free[:count].copy(), free[count:]
+            table[:common] = tables[0][:common] if tables else table[:common]
             table[: self._first_kept(index) // self._case.block_size] = 0
             tables.append(table)
         return tables, 1 + sum(needed) + spare
@@ -235,12 +314,34 @@ class _Scene:
             max_seq_len=int(lengths.max()),
             block_size=case.block_size,
         )
-        q = torch.cat([self._q[index] for index in indices]).to(self._device)
-        sinks = None if self._sinks is None else self._sinks.to(self._device)
-        out = self._layer.forward(q, self._cache, self._planner.plan(view), sinks)
-        assert out.shape == q.shape
+        out = self._attend(indices, view)
+        q = self._q[0]
+        assert out.shape == (view.num_tokens, *q.shape[1:])
         assert out.dtype == q.dtype
         return [out[low:high].cpu() for low, high in itertools.pairwise(start)]
+
+    def _attend(self, indices: range | list[int], view: BatchView) -> torch.Tensor:
+        """Attend as the core does, see :class:`hardpoint.layers.attention.Attention`."""
+        sinks = None if self._sinks is None else self._sinks.to(self._device)
+        plan = self._planner.plan(view)
+        if not self._case.fused:
+            q = torch.cat([self._q[index] for index in indices]).to(self._device)
+            return self._layer.forward(q, self._cache, plan, sinks)
+        new = [self._case.requests[index] for index in indices]
+        positions = torch.cat([torch.arange(length - tokens, length) for length, tokens in new]).to(self._device)
+        qkv = torch.cat([self._qkv[index][-tokens:] for index, (_, tokens) in zip(indices, new, strict=True)])
+        if isinstance(self._layer, FusedAttentionLayer):
+            rotation, flat = self._on_device(), qkv.flatten(1).to(self._device)
+            return self._layer.forward_fused(flat, rotation, positions, view.slots, self._cache, plan, sinks)
+        rows = list(zip(indices, new, strict=True))
+        k, v = (torch.cat([self._kv[index][side, -tokens:] for index, (_, tokens) in rows]) for side in (0, 1))
+        self._layer.write(self._cache, k.to(qkv.dtype).to(self._device), v.to(qkv.dtype).to(self._device), view.slots)
+        q = torch.cat([self._q[index] for index in indices]).to(self._device)
+        return self._layer.forward(q, self._cache, plan, sinks)
+
+    def _on_device(self) -> HeadRotation:
+        moved = {name: getattr(self._rotation, name).to(self._device) for name in ("q_weight", "k_weight", "cos_sin")}
+        return replace(self._rotation, **moved)
 
     def dense(self, index: int) -> torch.Tensor:
         """Return the request's attention in float64, from its definition."""
