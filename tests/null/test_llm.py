@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardpoint import LLM, AsyncEngine, EngineConfig, EngineDeadError, RequestError, SamplingParams
+from hardpoint.contract.errors import StepFailedError
 from hardpoint.contract.kv import KVGroup, KVPlan
 from hardpoint.contract.limits import BatchLimits
 from hardpoint.engine.client import EngineInfo
 from hardpoint.engine.in_process import InProcessClient
 from hardpoint.engine.loop import EngineLoop
-from hardpoint.outputs import RequestOutput
+from hardpoint.outputs import BatchError, RequestOutput
 from hardpoint.scheduler import Scheduler
 from hardpoint.scheduler.policies import FirstComeFirstServed
 from hardpoint.testing.null import NullExecutor
@@ -106,11 +107,65 @@ def test_a_prompt_that_fails_on_the_device_fails_alone() -> None:
         assert_nothing_left(llm)
 
 
-def test_a_step_that_fails_ends_the_engine_with_the_cause() -> None:
-    with LLM.over(null_client(depth=1, fail_step=3), TEXT) as llm:
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("at_submission", [True, False])
+def test_a_step_that_fails_ends_the_requests_under_way_and_nothing_else(depth: int, at_submission: bool) -> None:
+    executor: dict[str, Any] = {"fail_step": 3, "fails_at_submission": at_submission}
+    with LLM.over(null_client(depth=depth, **executor), TEXT) as llm:
+        prompts = [[1, 2], [3, 4, 5]]
+        with pytest.raises(BatchError) as caught:
+            llm.generate(prompts, SamplingParams(max_tokens=20, ignore_eos=True), use_tqdm=False)
+        errors = [failure.error for failure in caught.value.failures]
+        assert [type(error) for error in errors] == [StepFailedError] * 2
+        assert all("step 3 fails as asked" in str(error) for error in errors)
+        params = SamplingParams(temperature=0.0)
+        for prompt in prompts:
+            assert given_by(llm.generate([prompt], params, use_tqdm=False)[0]) == expected(prompt, params)
+        assert_nothing_left(llm)
+
+
+def test_a_request_that_ends_before_the_failed_step_is_not_touched_by_it() -> None:
+    """With two steps in flight the third is submitted, and fails, before the second one's tokens are read."""
+    with LLM.over(null_client(depth=2, fail_step=2, fails_at_submission=True), TEXT) as llm:
+        params = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in (2, 9)]
+        with pytest.raises(BatchError) as caught:
+            llm.generate([[1, 2], [3, 4]], params, use_tqdm=False)
+        assert [failure.index for failure in caught.value.failures] == [1]
+        done = caught.value.outputs[0]
+        assert done is not None
+        assert given_by(done) == expected([1, 2], params[0])
+
+
+def test_a_device_that_cannot_go_on_ends_the_engine_with_the_cause() -> None:
+    with LLM.over(null_client(depth=1, fail_step=3, fails_for_good=True), TEXT) as llm:
         for _ in range(2):
-            with pytest.raises(EngineDeadError, match="step 3 fails as asked"):
+            with pytest.raises(EngineDeadError, match=r"step 3 fails as asked; the null device is broken for good"):
                 llm.generate([[1, 2]], SamplingParams(max_tokens=20, ignore_eos=True), use_tqdm=False)
+
+
+def test_an_engine_whose_every_step_fails_gives_up() -> None:
+    with LLM.over(null_client(depth=1, fail_step=0, fails_again=True), TEXT) as llm:
+        ends = []
+        for _ in range(8):
+            with pytest.raises((StepFailedError, EngineDeadError)) as caught:
+                llm.generate([[1, 2]], SamplingParams(max_tokens=20), use_tqdm=False)
+            ends.append(type(caught.value))
+        assert ends == [StepFailedError] * 7 + [EngineDeadError]
+        assert "8 steps failed one after the other" in str(caught.value)
+
+
+def test_idle_time_is_used_until_nothing_is_left_to_do() -> None:
+    client = null_client()
+    executor = client._loop._executor
+    assert isinstance(executor, NullExecutor)
+    for _ in range(3):
+        assert client.poll(0.001) is None
+    assert executor.idle_calls == 3
+    with LLM.over(client, TEXT) as llm:
+        llm.generate([[1, 2]], SamplingParams(max_tokens=3), use_tqdm=False)
+        assert executor.idle_calls == 3
+        assert client.poll(0.001) is None
+        assert executor.idle_calls == 6
 
 
 def test_an_interrupt_leaves_no_block_behind() -> None:

@@ -45,6 +45,7 @@ class DeviceInfo:
         compute_units: multiprocessors or cores, ``None`` when unknown.
         pci: bus id, ``None`` when it has none.
         numa: NUMA node, ``None`` when unknown.
+        driver: version of its driver, or ``""``.
     """
 
     index: int
@@ -56,6 +57,7 @@ class DeviceInfo:
     compute_units: int | None = None
     pci: str | None = None
     numa: int | None = None
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,21 @@ class Staging(Protocol):
     def device(self) -> torch.Tensor: ...
     def upload(self, n: int) -> torch.Tensor:
         """Copy the first ``n`` entries of axis 0 to the device and return that part of ``device``."""
+
+
+class Profiler(Protocol):
+    """Records what runs on a device, for one trace."""
+
+    def start(self) -> None: ...
+    def stop(self, path: str) -> None:
+        """End it and write a Chrome trace; ``baseTimeNanoseconds`` of its JSON is the Unix time that its ``ts`` count from."""
+
+
+@runtime_checkable
+class ProfiledDevice(Protocol):
+    """Optional part of a device that is profiled with a tool of its own; others are through PyTorch's profiler."""
+
+    def profiler(self) -> Profiler: ...
 
 
 class StepPreparer(Protocol):

@@ -43,6 +43,14 @@ class QueueFullError(HardpointError, RuntimeError):
     """The queue limit is reached; the caller may try again later."""
 
 
+class StepFailedError(HardpointError, RuntimeError):
+    """A step raised and the engine goes on: requests under way ended with this error and may be sent again."""
+
+
+class ProfileError(HardpointError, RuntimeError):
+    """A profile cannot be begun, ended or written."""
+
+
 class EngineDeadError(HardpointError, RuntimeError):
     """The engine process or loop ended; the text holds the cause."""
 

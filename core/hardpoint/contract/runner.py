@@ -41,6 +41,18 @@ class Runner(Protocol):
         """Allocate the cache, warm up, prepare steps."""
 
     def step(self, plan: StepPlan) -> Pending: ...
+    def idle(self) -> bool:
+        """Use a moment without work for what makes later steps faster; return whether there is more of it to do."""
+
+    def recover(self) -> str | None:
+        """After a step that raised: forget all rows and steps in flight. Return why work cannot go on, or ``None``."""
+
+    def start_profile(self) -> None:
+        """Begin to record what runs on the device."""
+
+    def stop_profile(self, path: str) -> None:
+        """End it and write a Chrome trace; its ``baseTimeNanoseconds`` is a time of the Unix clock."""
+
     def describe(self) -> Mapping[str, Any]:
         """Return what was chosen: op providers, attention backends and refusals, kernels, memory; plain data."""
 
@@ -63,6 +75,18 @@ class Executor(Protocol):
 
     def check(self) -> None:
         """Raise ``WorkerDiedError`` when a rank is gone."""
+
+    def idle(self) -> bool:
+        """As :meth:`Runner.idle`, on every rank. Called while no step is in flight."""
+
+    def recover(self) -> str | None:
+        """As :meth:`Runner.recover`. Steps submitted before are forgotten; every row is free afterwards."""
+
+    def start_profile(self) -> None:
+        """As :meth:`Runner.start_profile`, on every rank."""
+
+    def stop_profile(self, path: str) -> None:
+        """Write rank 0's trace to ``path``; every other rank's goes beside it, with ``.rankN`` before the suffix."""
 
     def describe(self) -> Mapping[str, Any]: ...
     def close(self) -> None: ...

@@ -7,6 +7,7 @@ runner keeps the rest in a persistent batch of ``BatchLimits.max_requests`` rows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,6 +108,15 @@ class TokenLogprobs:
     token_ids: Int32s
     values: Float32s
     ranks: Int32s
+
+    @staticmethod
+    def joined(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
+        """Return those of consecutive tokens as one."""
+        return TokenLogprobs(
+            token_ids=np.concatenate([part.token_ids for part in parts]),
+            values=np.concatenate([part.values for part in parts]),
+            ranks=np.concatenate([part.ranks for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

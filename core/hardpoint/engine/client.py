@@ -37,4 +37,18 @@ class EngineClient(Protocol):
     def reset_prefix_cache(self) -> bool:
         """Forget cached prefixes; ``False`` when running requests hold some of them (those blocks stay)."""
 
+    def start_profile(self) -> None:
+        """Begin to record what host and device do; from any thread.
+
+        Raises:
+            ProfileError: when it cannot be recorded.
+        """
+
+    def stop_profile(self, path: str) -> None:
+        """End it and write a Chrome trace to ``path`` on the engine's machine.
+
+        Raises:
+            ProfileError: when nothing was recorded, or the file cannot be written.
+        """
+
     def close(self) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from hardpoint.contract.errors import EngineDeadError, QueueFullError, RequestError
 from hardpoint.contract.runner import Executor, Pending
@@ -12,8 +13,12 @@ from hardpoint.contract.step import EMPTY, StepPlan
 from hardpoint.engine.announcer import Announcer
 from hardpoint.engine.messages import EngineOutputs, EngineRequest, Finish
 from hardpoint.scheduler import Scheduler
+from hardpoint.spans import Spans
 
 log = logging.getLogger(__name__)
+
+#: Steps that fail one after the other before the engine gives up: something is wrong that no new request puts right.
+_MOST_FAILURES: Final = 8
 
 
 class EngineLoop:
@@ -35,6 +40,9 @@ class EngineLoop:
         self._announcer = announcer
         self._in_flight: deque[tuple[StepPlan, Pending]] = deque()
         self._refused: list[Finish] = []
+        self._failed: Exception | None = None
+        self._failures = 0
+        self._spans = Spans("engine loop")
         self._cause: str | None = None
 
     @property
@@ -60,8 +68,10 @@ class EngineLoop:
     def step(self) -> EngineOutputs | None:
         """Keep ``depth`` steps in flight, wait for the oldest, and return what it gave; ``None`` if nothing happened.
 
+        A step that fails ends the requests under way with ``StepFailedError``. The loop goes on where the executor can.
+
         Raises:
-            EngineDeadError: when a step failed; the loop takes no more work.
+            EngineDeadError: when it cannot, or what failed was not a step; the loop takes no more work.
         """
         if self._cause is not None:
             raise EngineDeadError(self._cause)
@@ -70,7 +80,7 @@ class EngineLoop:
             if self._announcer is not None:
                 self._announcer.stepped(outputs)
         except Exception as error:
-            self._cause = f"a step failed with {type(error).__name__}: {error}"
+            self._cause = str(error) if isinstance(error, EngineDeadError) else _said("the engine failed", error)
             log.exception("the engine stops: %s", self._cause)
             if self._announcer is not None:
                 self._announcer.failed(self._cause)
@@ -87,6 +97,31 @@ class EngineLoop:
         """Forget cached prefixes that no running request holds."""
         return self._scheduler.reset_prefix_cache()
 
+    def idle(self) -> bool:
+        """Use a moment without work for what makes later steps faster; return whether there is more of it to do.
+
+        Raises:
+            EngineDeadError: as :meth:`step`.
+        """
+        if self._cause is not None:
+            raise EngineDeadError(self._cause)
+        try:
+            return self._executor.idle()
+        except Exception as error:
+            self._cause = _said("preparing failed", error)
+            log.exception("the engine stops: %s", self._cause)
+            raise EngineDeadError(self._cause) from error
+
+    def start_profile(self) -> None:
+        """Begin to record what host and device do."""
+        self._executor.start_profile()
+        self._spans.start()
+
+    def stop_profile(self, path: str) -> None:
+        """End it and write a Chrome trace to ``path``; ranks after the first write their own beside it."""
+        self._executor.stop_profile(path)
+        self._spans.stop_into(path)
+
     def close(self) -> None:
         """End workers and give devices back; steps in flight are dropped."""
         self._in_flight.clear()
@@ -97,15 +132,54 @@ class EngineLoop:
             self._executor.close()
 
     def _advance(self) -> EngineOutputs | None:
-        while len(self._in_flight) < self._depth:
-            plan = self._scheduler.schedule()
+        while self._failed is None and len(self._in_flight) < self._depth:
+            with self._spans("schedule"):
+                plan = self._scheduler.schedule()
             if plan is None:
                 break
-            self._in_flight.append((plan, self._executor.submit(plan)))
+            self._submit(plan)
         if not self._in_flight:
-            return self._scheduler.take_outputs()
+            return self._scheduler.take_outputs() if self._failed is None else self._recover(self._failed)
         plan, pending = self._in_flight.popleft()
-        return self._scheduler.update(plan, pending.result())
+        try:
+            with self._spans("wait"):
+                result = pending.result()
+        except Exception as error:
+            return self._recover(error)
+        self._failures = 0
+        with self._spans("update"):
+            return self._scheduler.update(plan, result)
+
+    def _submit(self, plan: StepPlan) -> None:
+        try:
+            with self._spans("submit"):
+                self._in_flight.append((plan, self._executor.submit(plan)))
+        except Exception as error:
+            # Steps before it are not touched by this: their tokens count.
+            self._failed = error
+
+    def _recover(self, error: Exception) -> EngineOutputs | None:
+        """End the requests under way after a failed step, and go on if the executor can.
+
+        Raises:
+            EngineDeadError: if it cannot, or steps failed too often.
+        """
+        self._in_flight.clear()
+        self._failed = None
+        self._failures += 1
+        reason = _said("a step failed", error)
+        log.error("%s", reason, exc_info=error)
+        broken = self._executor.recover()
+        if broken is None and self._failures >= _MOST_FAILURES:
+            broken = f"{self._failures} steps failed one after the other"
+        if broken is not None:
+            raise EngineDeadError(f"{reason}; {broken}") from error
+        self._scheduler.fail_all(reason)
+        return self._scheduler.take_outputs()
+
+
+def _said(what: str, error: Exception) -> str:
+    return f"{what} with {type(error).__name__}: {error}"
 
 
 def _empty() -> EngineOutputs:

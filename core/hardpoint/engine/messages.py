@@ -51,6 +51,16 @@ class ResetPrefixCache(msgspec.Struct, frozen=True, tag=True):
     """Forget cached prefixes; answered by :class:`PrefixCacheReset`."""
 
 
+class StartProfile(msgspec.Struct, frozen=True, tag=True):
+    """Begin to record what host and device do; answered by :class:`Profiled`."""
+
+
+class StopProfile(msgspec.Struct, frozen=True, tag=True):
+    """End it and write a Chrome trace to ``path``; answered by :class:`Profiled`."""
+
+    path: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the engine process."""
 
@@ -59,6 +69,12 @@ class PrefixCacheReset(msgspec.Struct, frozen=True, tag=True):
     """Whether every cached prefix was forgotten."""
 
     complete: bool
+
+
+class Profiled(msgspec.Struct, frozen=True, tag=True):
+    """Recording began or ended; ``error`` says why not, where it did not."""
+
+    error: str | None = None
 
 
 class Finish(msgspec.Struct, frozen=True):
@@ -160,4 +176,4 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     info: EngineInfo
 
 
-ToEngine = EngineRequest | Abort | ResetPrefixCache | Shutdown
+ToEngine = EngineRequest | Abort | ResetPrefixCache | StartProfile | StopProfile | Shutdown

@@ -6,27 +6,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import zmq
 
 from hardpoint.config import EngineConfig
-from hardpoint.contract.errors import EngineDeadError, error_named
+from hardpoint.contract.errors import EngineDeadError, ProfileError, error_named
 from hardpoint.engine.messages import (
     Abort,
     EngineInfo,
     EngineOutputs,
     EngineRequest,
     PrefixCacheReset,
+    Profiled,
     Ready,
     ResetPrefixCache,
     Shutdown,
+    StartProfile,
+    StopProfile,
     ToEngine,
 )
 from hardpoint.executor.child import ChildProcess, socket_to
 from hardpoint.executor.worker_protocol import Failed
 from hardpoint.wire import Decoder, encode
 
-FromEngine = EngineOutputs | PrefixCacheReset | Ready | Failed
+FromEngine = EngineOutputs | PrefixCacheReset | Profiled | Ready | Failed
 _POLL_MS = 200
 
 
@@ -50,6 +54,7 @@ class ProcessClient:
         self._decoder: Decoder[FromEngine] = Decoder(FromEngine)
         self._outputs: deque[EngineOutputs] = deque()
         self._resets: deque[bool] = deque()
+        self._profiled: deque[Profiled] = deque()
         self._dead: str | None = None
         try:
             self.info = self._wait_ready()
@@ -87,6 +92,12 @@ class ProcessClient:
                     return self._resets.popleft()
                 self._receive(_POLL_MS)
 
+    def start_profile(self) -> None:
+        self._profile(StartProfile())
+
+    def stop_profile(self, path: str) -> None:
+        self._profile(StopProfile(str(Path(path).absolute())))
+
     def close(self) -> None:
         with self._sending:
             alive = self._dead is None
@@ -97,6 +108,17 @@ class ProcessClient:
             if not self._context.closed:
                 self._child.close(told=alive)
                 self._context.destroy(linger=0)
+
+    def _profile(self, message: StartProfile | StopProfile) -> None:
+        self._send(message)
+        while True:
+            with self._receiving:
+                if self._profiled:
+                    answer = self._profiled.popleft()
+                    if answer.error is not None:
+                        raise ProfileError(answer.error)
+                    return
+                self._receive(_POLL_MS)
 
     def _send(self, message: ToEngine) -> None:
         with self._sending:
@@ -116,6 +138,8 @@ class ProcessClient:
                     self._outputs.append(message)
                 case PrefixCacheReset():
                     self._resets.append(message.complete)
+                case Profiled():
+                    self._profiled.append(message)
                 case Failed():
                     self._dead = message.message
                     raise EngineDeadError(message.message)

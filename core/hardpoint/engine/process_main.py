@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
+from functools import partial
 
 import zmq
 
@@ -14,14 +16,19 @@ from hardpoint.engine.messages import (
     Abort,
     EngineRequest,
     PrefixCacheReset,
+    Profiled,
     Ready,
     ResetPrefixCache,
     Shutdown,
+    StartProfile,
+    StopProfile,
     ToEngine,
 )
 from hardpoint.executor.child import receive_orders
 from hardpoint.executor.worker_protocol import Failed
 from hardpoint.wire import Decoder, encode
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -46,9 +53,13 @@ def main() -> None:
 
 def _serve(loop: EngineLoop, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes]) -> None:
     messages: Decoder[ToEngine] = Decoder(ToEngine)
+    rested = False
     while True:
-        # Without work the process sleeps in recv; with work it only looks whether something came.
+        # Without work the process makes later steps faster, then sleeps in recv; with work it only looks for messages.
         while not loop.has_work or inbox.poll(0):
+            if not (rested or loop.has_work or inbox.poll(0)):
+                rested = not loop.idle()
+                continue
             message = messages.decode(inbox.recv())
             match message:
                 case EngineRequest():
@@ -57,12 +68,27 @@ def _serve(loop: EngineLoop, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes]
                     loop.abort(message.handles)
                 case ResetPrefixCache():
                     outbox.send(encode(PrefixCacheReset(loop.reset_prefix_cache())))
+                case StartProfile():
+                    outbox.send(encode(_profiled(loop.start_profile)))
+                case StopProfile():
+                    outbox.send(encode(_profiled(partial(loop.stop_profile, message.path))))
                 case Shutdown():
                     loop.close()
                     return
+        rested = False
         outputs = loop.step()
         if outputs is not None:
             outbox.send(encode(outputs))
+
+
+def _profiled(call: Callable[[], None]) -> Profiled:
+    """Return how a call went; recording that cannot be done is no reason to end the engine."""
+    try:
+        call()
+    except (OSError, RuntimeError, ValueError) as error:
+        log.exception("a profile could not be taken")
+        return Profiled(f"{type(error).__name__}: {error}")
+    return Profiled()
 
 
 if __name__ == "__main__":

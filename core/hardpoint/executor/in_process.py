@@ -51,6 +51,18 @@ class InProcessExecutor:
     def check(self) -> None:
         """Nothing can die without this process."""
 
+    def idle(self) -> bool:
+        return self._runner.idle()
+
+    def recover(self) -> str | None:
+        return self._runner.recover()
+
+    def start_profile(self) -> None:
+        self._runner.start_profile()
+
+    def stop_profile(self, path: str) -> None:
+        self._runner.stop_profile(path)
+
     def describe(self) -> Mapping[str, Any]:
         return self._runner.describe()
 

@@ -25,9 +25,12 @@ from hardpoint.executor.worker_protocol import (
     GetBlockBytes,
     GetKVBudget,
     GetKVSpecs,
+    Idle,
     Load,
     RunStep,
     Start,
+    StartProfile,
+    StopProfile,
 )
 from hardpoint.plugins import Catalogue
 from hardpoint.wire import Decoder, encode
@@ -100,6 +103,19 @@ class MultiProcessExecutor:
     def describe(self) -> Mapping[str, Any]:
         described: Mapping[str, Any] = self._call(Describe(), dict[str, Any])[0]
         return described
+
+    def idle(self) -> bool:
+        return any(self._call(Idle(), bool))
+
+    def recover(self) -> str | None:
+        """Return that it cannot be done: a rank that failed in the middle of a step left the others waiting for it."""
+        return "worker processes that share a model cannot go on after a step that failed"
+
+    def start_profile(self) -> None:
+        self._call(StartProfile(), type(None))
+
+    def stop_profile(self, path: str) -> None:
+        self._call(StopProfile(path), type(None))
 
     def submit(self, plan: StepPlan) -> Pending:
         message = encode(RunStep(plan))

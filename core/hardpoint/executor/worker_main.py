@@ -17,10 +17,14 @@ from hardpoint.executor.worker_protocol import (
     GetBlockBytes,
     GetKVBudget,
     GetKVSpecs,
+    Idle,
     Load,
     Reply,
     RunStep,
     Start,
+    StartProfile,
+    StopProfile,
+    rank_path,
 )
 from hardpoint.wire import Decoder, encode
 
@@ -57,10 +61,10 @@ def _serve(runner: Runner, rank: int, inbox: zmq.Socket[bytes], outbox: zmq.Sock
         if isinstance(command, RunStep):
             in_flight.append(runner.step(command.plan))
         else:
-            outbox.send(encode(Reply(encode(_answer(runner, command)))))
+            outbox.send(encode(Reply(encode(_answer(runner, rank, command)))))
 
 
-def _answer(runner: Runner, command: Command) -> object:
+def _answer(runner: Runner, rank: int, command: Command) -> object:
     match command:
         case Load():
             runner.load()
@@ -76,6 +80,14 @@ def _answer(runner: Runner, command: Command) -> object:
             return None
         case Describe():
             return dict(runner.describe())
+        case Idle():
+            return runner.idle()
+        case StartProfile():
+            runner.start_profile()
+            return None
+        case StopProfile():
+            runner.stop_profile(rank_path(command.path, rank))
+            return None
         case _:
             raise TypeError(f"a worker does not know the command {command!r}")
 

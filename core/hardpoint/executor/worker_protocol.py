@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from hardpoint.contract.kv import KVPlan, KVSpec
@@ -37,13 +39,35 @@ class Describe(msgspec.Struct, frozen=True, tag=True):
     """Answer with the runner's description."""
 
 
+class Idle(msgspec.Struct, frozen=True, tag=True):
+    """Answer with whether there is more to do in idle moments."""
+
+
+class StartProfile(msgspec.Struct, frozen=True, tag=True):
+    """Begin to record."""
+
+
+class StopProfile(msgspec.Struct, frozen=True, tag=True):
+    """End it and write the trace; ``path`` is rank 0's."""
+
+    path: str
+
+
 class RunStep(msgspec.Struct, frozen=True, tag=True):
     """Run a step; rank 0 answers with a ``StepResult``, the others only when they fail."""
 
     plan: StepPlan
 
 
-Command = Load | GetKVSpecs | GetBlockBytes | GetKVBudget | Start | Describe | RunStep
+def rank_path(path: str, rank: int) -> str:
+    """Return where a rank's trace goes: ``trace.json`` for rank 0, ``trace.rank1.json`` for rank 1."""
+    first = Path(path)
+    return path if rank == 0 else str(first.with_name(f"{first.stem}.rank{rank}{first.suffix}"))
+
+
+Command = (
+    Load | GetKVSpecs | GetBlockBytes | GetKVBudget | Start | Describe | Idle | StartProfile | StopProfile | RunStep
+)
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):

@@ -77,6 +77,11 @@ class PersistentBatch:
             for target, _, _ in changes:
                 target.view(-1).scatter_(0, next(there), next(there))
 
+    def clear(self) -> None:
+        """Forget every row."""
+        self.starts = [None] * len(self.starts)
+        self.prompt_logprob_rows.clear()
+
     def _set_blocks(
         self, plan: StepPlan, group: int, table: BlockTable
     ) -> list[tuple[torch.Tensor, npt.NDArray[Any], npt.NDArray[Any]]]:

@@ -6,9 +6,11 @@ rows are plain enough, keeps the tokens for the next step and writes them where 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import logging
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +22,11 @@ from hardpoint.contract.step import EMPTY, Int32s, StepPlan
 from hardpoint.layers import CausalModel, StepContext
 from hardpoint.ops import OpTable
 from hardpoint.runner.batch import BlockTable, PersistentBatch
+from hardpoint.runner.preparation import Preparation
 from hardpoint.runner.sampling import GREEDY, Sampler, SamplingKind
 from hardpoint.runner.step_buffer import StepBuffer, StepFields
+
+log = logging.getLogger(__name__)
 
 #: Steps in flight at most, one being written, and one whose results are being read.
 _TURNS = 4
@@ -77,8 +82,7 @@ class PreparedDecodes:
         self._block_size = block_size
         self._sampler = sampler
         self._ops = ops
-        self._shapes = sorted(preparer.shapes(limits), key=lambda shape: shape.requests)
-        self._sizes = [shape.requests for shape in self._shapes]
+        self._sizes = sorted(shape.requests for shape in preparer.shapes(limits))
         widest, place = (self._sizes[-1] if self._sizes else 0), device.torch_device
         self._buffer = StepBuffer(widest, device, _TURNS)
         self._query_start = torch.arange(widest + 1, dtype=torch.int32, device=place)
@@ -86,9 +90,13 @@ class PreparedDecodes:
         self._blocks = [
             torch.zeros((widest, table.host.shape[1]), dtype=torch.int32, device=place) for table in batch.tables
         ]
+        self._device = device
         self._prepared: dict[_Key, Callable[[], torch.Tensor]] = {}
+        self._policy = Preparation(self._sizes)
+        #: Seconds that preparing took, all in all.
+        self._seconds = 0.0
         for shape in preparer.first(limits):
-            self._run(shape, EMPTY, EMPTY, GREEDY)
+            self._get_ready(_Key(shape.requests, self._stage(EMPTY, EMPTY), GREEDY))
 
     @staticmethod
     def of(
@@ -108,29 +116,52 @@ class PreparedDecodes:
         return PreparedDecodes(preparer, limits, device, model, planners, batch, block_size, sampler, ops)
 
     def takes(self, plan: StepPlan) -> bool:
-        """Return whether every row of ``plan`` decodes and samples, and a prepared shape holds them."""
+        """Return whether every row of ``plan`` decodes and samples, and a shape that can be prepared holds them."""
         rows = len(plan.rows)
-        return plan.num_decodes == rows and bool(self._sizes) and rows <= self._sizes[-1] and bool(plan.samples.all())
+        return plan.num_decodes == rows and self._policy.holds(rows) and bool(plan.samples.all())
 
-    def logits(self, plan: StepPlan) -> torch.Tensor:
-        """Queue the step without sampling; return float32 [n, vocab], which holds until the next step of this size."""
-        return self._run(self._shape(plan), plan.rows, plan.num_computed, None)[: len(plan.rows)]
+    def logits(self, plan: StepPlan) -> torch.Tensor | None:
+        """Queue the step without sampling; return float32 [n, vocab], which holds until the next prepared step.
 
-    def tokens(self, plan: StepPlan, kind: SamplingKind) -> torch.Tensor:
+        ``None`` when the step is not prepared and shall not be now.
+        """
+        result = self._run(plan.rows, plan.num_computed, None)
+        return None if result is None else result[: len(plan.rows)]
+
+    def tokens(self, plan: StepPlan, kind: SamplingKind) -> torch.Tensor | None:
         """Queue the step and keep its tokens; return them as int32[n], -1 for rows that cannot go on.
 
-        The tensor is overwritten after ``_TURNS - 1`` further steps.
+        The tensor is overwritten after ``_TURNS - 1`` further steps. ``None`` as for :meth:`logits`.
         """
         turn = self._buffer.turn
-        self._run(self._shape(plan), plan.rows, plan.num_computed, kind)
-        return self._results[turn, : len(plan.rows)]
+        result = self._run(plan.rows, plan.num_computed, kind)
+        return None if result is None else self._results[turn, : len(plan.rows)]
 
-    def _shape(self, plan: StepPlan) -> BatchShape:
-        return self._shapes[bisect_left(self._sizes, len(plan.rows))]
+    def idle(self) -> bool:
+        """Prepare one more step; return whether others are left."""
+        wanted = self._policy.next()
+        if wanted is None:
+            return False
+        size, kind = wanted
+        assert isinstance(kind, tuple)
+        variant, sampling = kind
+        if self._stage(EMPTY, EMPTY) == variant:
+            self._get_ready(_Key(size, variant, sampling))
+        else:
+            # Only rows that call for this variant can be staged for it.
+            self._policy.leave(size, kind)
+        return self._policy.next() is not None
 
-    def _run(self, shape: BatchShape, rows: Int32s, computed: Int32s, kind: SamplingKind | None) -> torch.Tensor:
-        size, count = shape.requests, len(rows)
-        variant = tuple(planner.stage(rows, table.host, computed + 1) for planner, table in self._staged)
+    def describe(self) -> dict[str, Any]:
+        """Return what is prepared, what could be, and what it took."""
+        return {**self._policy.describe(), "possible": self._sizes, "seconds": round(self._seconds, 3)}
+
+    def _stage(self, rows: Int32s, computed: Int32s) -> Hashable:
+        """Let planners get ready for a step, and return its variant."""
+        return tuple(planner.stage(rows, table.host, computed + 1) for planner, table in self._staged)
+
+    def _upload(self, size: int, rows: Int32s, computed: Int32s, kind: SamplingKind | None) -> None:
+        count = len(rows)
         host = self._buffer.host(size)
         host.turn[0] = self._buffer.turn
         host.rows[:count], host.rows[count:] = rows, self._batch.spare_row
@@ -139,11 +170,38 @@ class PreparedDecodes:
         if draws:
             self._sampler.fill(host, rows, computed + 1)
         self._buffer.upload(size, draws=draws)
-        key = _Key(size, variant, kind)
-        step = self._prepared.get(key)
-        if step is None:
-            step = self._prepared[key] = self._preparer.prepare(lambda: self._forward(key), shape)
-        return step()
+
+    def _run(self, rows: Int32s, computed: Int32s, kind: SamplingKind | None) -> torch.Tensor | None:
+        variant = self._stage(rows, computed)
+        choice = self._policy.choose(len(rows), (variant, kind))
+        if choice is None:
+            return None
+        key = _Key(choice.size, variant, kind)
+        self._upload(key.size, rows, computed, kind)
+        if choice.prepare and not self._prepare(key):
+            return None
+        return self._prepared[key]()
+
+    def _get_ready(self, key: _Key) -> None:
+        """Prepare a step while nothing runs, with spare rows only."""
+        self._upload(key.size, EMPTY, EMPTY, key.kind)
+        self._prepare(key)
+
+    def _prepare(self, key: _Key) -> bool:
+        """Prepare a step whose inputs are staged and uploaded; ``False`` where memory does not suffice."""
+        began = time.perf_counter()
+        shape = BatchShape(tokens=key.size, requests=key.size, decode=True)
+        try:
+            self._prepared[key] = self._preparer.prepare(lambda: self._forward(key), shape)
+        except Exception as error:
+            if not self._device.is_oom(error):
+                raise
+            log.warning("steps of %d rows run unprepared: memory ran out while one was prepared", key.size)
+            self._policy.refuse(key.size, (key.variant, key.kind))
+        else:
+            self._policy.done(key.size, (key.variant, key.kind))
+        self._seconds += time.perf_counter() - began
+        return key in self._prepared
 
     def _forward(self, key: _Key) -> torch.Tensor:
         fields = self._buffer.fields(key.size)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from hardpoint.contract.attention import AttentionPlanner, KVLayout
-from hardpoint.contract.device import Device, HostCopy
+from hardpoint.contract.device import Device, HostCopy, Profiler
 from hardpoint.contract.errors import MemoryBudgetError
 from hardpoint.contract.kv import KVBudget, KVPlan, KVSpec
 from hardpoint.contract.ops import OpProvider
 from hardpoint.contract.platform import Platform
 from hardpoint.contract.quant import LinearKernel
+from hardpoint.contract.runner import Pending
 from hardpoint.contract.step import Int32s, StepPlan, StepResult, TokenLogprobs
 from hardpoint.executor.launch import RunnerLaunch
 from hardpoint.layers import LoadedModel, StepContext, load_model
@@ -26,8 +27,10 @@ from hardpoint.runner.decodes import PreparedDecodes
 from hardpoint.runner.inputs import prepare
 from hardpoint.runner.kv_pool import KVPool
 from hardpoint.runner.memory import activation_bytes
+from hardpoint.runner.profiling import profiler_of
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
 from hardpoint.runner.sampling import Sampler
+from hardpoint.runner.shortage import Shortage
 from hardpoint.weights import model_shape, resolve
 
 _NO_TOKEN = (
@@ -64,6 +67,8 @@ class TorchRunner:
         self._planners: tuple[AttentionPlanner, ...] = ()
         self._decodes: PreparedDecodes | None = None
         self._sampler: Sampler
+        self._shortage: Shortage
+        self._profiler: Profiler | None = None
         self._first_turn: torch.Tensor
         self._prompt_logprobs: PromptLogprobs
         self._memory: tuple[tuple[str, int], ...] = ()
@@ -171,21 +176,33 @@ class TorchRunner:
                 self._sampler,
                 self._ops,
             )
+        self._shortage = Shortage(
+            self._device, self._run, self._batch.tables, block_size=kv.block_size, max_tokens=limits.max_tokens
+        )
         self._first_turn = torch.zeros(1, dtype=torch.int32, device=self._device.torch_device)
         self._prompt_logprobs = PromptLogprobs(self._sampler, self._loaded.model.logits)
         self._memory = (*self._memory, ("KV cache, allocated", self._pool.bytes))
 
     @torch.inference_mode()
-    def step(self, plan: StepPlan) -> PendingStep:
-        """Run one step; returns without waiting for an asynchronous device."""
+    def step(self, plan: StepPlan) -> Pending:
+        """Run one step; returns without waiting for an asynchronous device. What does not fit in memory runs in parts."""
         for row in plan.stops:
             self._sampler.stop(int(row))
         self._batch.apply(plan)
         for start in plan.starts:
             self._sampler.start(start)
         self._pool.copy(plan.copies)
+        if self._launch.world.size == 1:
+            return self._shortage.run(plan)
+        # A rank that runs a step in parts would leave the others waiting for it.
+        return self._run(plan)
+
+    def _run(self, plan: StepPlan) -> Pending:
+        """Run the rows of a plan that has been applied."""
         if self._decodes is not None and self._decodes.takes(plan):
-            return self._decode(self._decodes, plan)
+            prepared = self._decode(self._decodes, plan)
+            if prepared is not None:
+                return prepared
         inputs = prepare(plan, self._batch, self._pool.plan.block_size)
         context = StepContext(
             plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
@@ -198,12 +215,48 @@ class TorchRunner:
         logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
         return self._sample(plan, logits, inputs.sample_at, prompts)
 
-    def _decode(self, decodes: PreparedDecodes, plan: StepPlan) -> PendingStep:
+    def _decode(self, decodes: PreparedDecodes, plan: StepPlan) -> PendingStep | None:
+        """Run a prepared step; ``None`` where there is none for it yet."""
         every = np.arange(len(plan.rows), dtype=np.int32)
         kind = self._sampler.kind(plan.rows)
         if kind is None:
-            return self._sample(plan, decodes.logits(plan), every, dict)
-        return PendingStep(plan, every, self._device.to_host(decodes.tokens(plan, kind)), dict, dict)
+            logits = decodes.logits(plan)
+            return None if logits is None else self._sample(plan, logits, every, dict)
+        tokens = decodes.tokens(plan, kind)
+        return None if tokens is None else PendingStep(plan, every, self._device.to_host(tokens), dict, dict)
+
+    @torch.inference_mode()
+    def idle(self) -> bool:
+        """Prepare one more step, if steps are prepared."""
+        return self._decodes is not None and self._decodes.idle()
+
+    @torch.inference_mode()
+    def recover(self) -> str | None:
+        """Forget all rows after a step that raised; the device's word decides whether work goes on."""
+        if (broken := self._device.health()) is not None:
+            return f"device {self._device.info.name} cannot go on: {broken}"
+        if self._launch.world.size > 1:
+            return "ranks cannot be brought back into step"
+        for row in range(self._launch.limits.max_requests):
+            self._sampler.stop(row)
+        self._batch.clear()
+        self._device.trim()
+        return None
+
+    def start_profile(self) -> None:
+        self._profiler = profiler_of(self._device)
+        self._profiler.start()
+
+    def stop_profile(self, path: str) -> None:
+        """Write the trace.
+
+        Raises:
+            RuntimeError: when none was started.
+        """
+        profiler, self._profiler = self._profiler, None
+        if profiler is None:
+            raise RuntimeError("no profile was started")
+        profiler.stop(path)
 
     def _sample(
         self, plan: StepPlan, logits: torch.Tensor, at: Int32s, prompts: Callable[[], dict[int, TokenLogprobs]]
@@ -224,6 +277,7 @@ class TorchRunner:
             "platform": self._platform.name,
             "device": self._device.info.name,
             "arch": self._device.info.arch,
+            "driver": self._device.info.driver,
             "ops": self._ops.explain(),
             "attention": self._attention.describe(),
             "memory": [list(line) for line in self._memory],

@@ -8,7 +8,7 @@ from hardpoint.contract.step import Int32s, StepPlan, StepResult, TokenLogprobs
 from hardpoint.engine.messages import EngineOutputs, Finish, Logprobs
 from hardpoint.scheduler.accept import Accepted, accept, judge
 from hardpoint.scheduler.lifecycle import Lifecycle
-from hardpoint.scheduler.sequence import Sequence, State, join
+from hardpoint.scheduler.sequence import Sequence, State
 from hardpoint.scheduler.step import Flight
 
 
@@ -69,7 +69,7 @@ class OutputBuilder:
             return
         sequence.prompt_parts.append(part)
         if sum(len(piece.ranks) for piece in sequence.prompt_parts) >= sequence.num_prompt - 1:
-            whole = join(sequence.prompt_parts)
+            whole = TokenLogprobs.joined(sequence.prompt_parts)
             outputs.prompt_logprobs.append(_named(sequence.handle, whole, len(whole.ranks)))
             sequence.prompt_parts.clear()
             sequence.wants_prompt = False

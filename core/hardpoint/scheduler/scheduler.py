@@ -154,7 +154,7 @@ class Scheduler:
         for sequence in list(life.sequences.values()):
             # Members of a family end together; none of them is to take over.
             sequence.family = None
-            life.end(sequence, Finish(sequence.handle, "error", error=reason))
+            life.end(sequence, Finish(sequence.handle, "error", error=reason, error_type="StepFailedError"))
         life.families.clear()
         self._planner.drafts.clear()
         self._running.pool.reset()

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hardpoint.contract.step import Int32s, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -105,12 +103,3 @@ class Sequence:
     def stopped_by(self, token: int, generated: int) -> bool:
         """Whether ``token``, the ``generated``-th one, ends the sequence."""
         return generated >= self.params.min_tokens and token in self.stops
-
-
-def join(parts: list[TokenLogprobs]) -> TokenLogprobs:
-    """Return consecutive log-probabilities as one."""
-    return TokenLogprobs(
-        token_ids=np.concatenate([part.token_ids for part in parts]),
-        values=np.concatenate([part.values for part in parts]),
-        ranks=np.concatenate([part.ranks for part in parts]),
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,8 @@ class NullExecutor:
         max_model_len: no token is computed from this position on.
         latency: seconds from the submission of a step to its result.
         fail_step: number of a step that raises :class:`NullStepError`, ``None`` for none.
+        fails_again, fails_for_good: whether all later steps fail too; whether it cannot recover.
+        fails_at_submission: whether a step fails when it is submitted, not when its result is asked for.
         fail_handles: handle -> reason of sequences that fail when they next sample.
     """
 
@@ -148,10 +151,17 @@ class NullExecutor:
         max_model_len: int = 2**31 - 1,
         latency: float = 0.0,
         fail_step: int | None = None,
+        fails_again: bool = False,
+        fails_for_good: bool = False,
+        fails_at_submission: bool = False,
         fail_handles: dict[int, str] | None = None,
     ) -> None:
         self.model = model
         self.fail_step = fail_step
+        self._fails_again = fails_again
+        self._fails_for_good = fails_for_good
+        self._fails_at_submission = fails_at_submission
+        self.idle_calls = 0
         self.fail_handles = fail_handles if fail_handles is not None else {}
         self.steps: list[StepPlan] = []
         self._block_size = block_size
@@ -191,17 +201,37 @@ class NullExecutor:
         """Run a step; its result is due after the latency."""
         self.steps.append(plan)
         due = time.monotonic() + self._latency if self._latency else 0.0
-        if plan.step == self.fail_step:
+        if self.fail_step is not None and (
+            plan.step >= self.fail_step if self._fails_again else plan.step == self.fail_step
+        ):
             self._broken = True
         if self._broken:
-            return NullPending(NullStepError(f"step {plan.step} fails as asked"), due)
+            error = NullStepError(f"step {plan.step} fails as asked")
+            if self._fails_at_submission:
+                raise error
+            return NullPending(error, due)
         return NullPending(self._run(plan), due)
 
-    def recover(self) -> None:
+    def recover(self) -> str | None:
         """Run again after a step that failed (all later ones fail too): every row is free, the cache holds anything."""
+        if self._fails_for_good:
+            return "the null device is broken for good, as asked"
         self._broken = False
         self._tolerant = True
         self._rows.clear()
+        return None
+
+    def idle(self) -> bool:
+        """Count the call; there is nothing to do."""
+        self.idle_calls += 1
+        return self.idle_calls % 3 != 0
+
+    def start_profile(self) -> None:
+        """Nothing runs on a device."""
+
+    def stop_profile(self, path: str) -> None:
+        """Write a trace without events."""
+        Path(path).write_text('{"traceEvents": []}', encoding="utf-8")
 
     def check(self) -> None:
         """There are no workers that could die."""
