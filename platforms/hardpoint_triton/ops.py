@@ -12,6 +12,7 @@ from hardpoint_triton import (
     norm_kernels,
     rope_kernels,
     sampling_best_kernels,
+    sampling_draw_kernels,
     sampling_step_kernels,
 )
 
@@ -22,6 +23,7 @@ OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "qk_norm_rope": rope_kernels.qk_norm_rope,
     "best_token": sampling_best_kernels.best_token,
     "decode_inputs": sampling_step_kernels.decode_inputs,
+    "sample_full": sampling_draw_kernels.sample_full,
     "keep_tokens": sampling_step_kernels.keep_tokens,
     "topk_router": moe_routing_kernels.topk_router,
     "moe": moe.moe,
