@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from hardpoint.contract.quant import DENSE, PLAIN, Fusion, NormSpec
+from hardpoint.contract.quant import PLAIN, Fusion, NormSpec
 from hardpoint_triton.linear import TritonLinear
 
 NORM: Final = NormSpec(eps=1e-6)
@@ -100,45 +100,56 @@ def ceilings() -> tuple[float, float]:
     return read, rate
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's shape and as many copies of its weight as keep the cache cold."""
+
+    out_features: int
+    in_features: int
+    fusion: Fusion
+    copies: int
+    weights: list[Mapping[str, torch.Tensor]]
+
+    def time(self, kernel: TritonLinear, rows: int) -> tuple[float, float]:
+        """Return microseconds of our product with its fusion and of cuBLAS's bare one."""
+        x = normal(rows, self.in_features)
+        norm_weight = normal(self.in_features) if self.fusion.norm else None
+        residual = normal(rows, self.out_features) if self.fusion.residual else None
+
+        def ours(i: int) -> object:
+            packed = self.weights[i % self.copies]
+            if self.fusion == PLAIN:
+                return kernel.apply(x, packed, None)
+            return kernel.apply_fused(x, packed, None, self.fusion, norm_weight, residual)
+
+        def bare(i: int) -> object:
+            return torch.nn.functional.linear(x, self.weights[i % self.copies]["weight"])
+
+        calls = 2 * self.copies if rows <= 512 else 6
+        return graph_time(ours, calls), graph_time(bare, calls)
+
+
 def measure(rows: list[int], models: list[str], read: float, rate: float) -> list[Result]:
     """Return the results of all layers; weights are made once for all numbers of rows."""
     kernel, results = TritonLinear(), []
     for model in models:
-        for layer, (out, columns, fusion) in LAYERS[model].items():
+        for name, (out, columns, fusion) in LAYERS[model].items():
             copies = max(2, min(32, -(-COLD // (2 * out * columns))))
             weights = [kernel.pack({"weight": normal(out, columns)}) for _ in range(copies)]
-            norm_weight = normal(columns) if fusion.norm else None
-            assert fusion == PLAIN or kernel.fuses(fusion, DENSE, bias=False)
+            layer = Layer(out, columns, fusion, copies, weights)
             for count in rows:
-                if layer == "head" and count > HEAD_ROWS:
+                if name == "head" and count > HEAD_ROWS:
                     continue
-                x = normal(count, columns)
-                residual = normal(count, out) if fusion.residual else None
-
-                def ours(i: int) -> object:
-                    packed = weights[i % copies]
-                    if fusion == PLAIN:
-                        return kernel.apply(x, packed, None)
-                    return kernel.apply_fused(x, packed, None, fusion, norm_weight, residual)
-
-                calls = 2 * copies if count <= 512 else 6
+                ours, cublas = layer.time(kernel, count)
                 moved = 2 * (out * columns + count * (out + columns))
+                floor = max(moved / read, 2 * count * out * columns / rate) * 1e6
                 results.append(
                     Result(
-                        model=model,
-                        layer=layer,
-                        out_features=out,
-                        in_features=columns,
-                        rows=count,
-                        ours=graph_time(ours, calls),
-                        cublas=graph_time(
-                            lambda i: torch.nn.functional.linear(x, weights[i % copies]["weight"]), calls
-                        ),
-                        floor=max(moved / read, 2 * count * out * columns / rate) * 1e6,
+                        model=model, layer=name, out_features=out, in_features=columns, rows=count, ours=ours,
+                        cublas=cublas, floor=floor,
                     )
-                )
+                )  # fmt: skip
                 print(line(results[-1]), flush=True)
-            del weights
     return results
 
 

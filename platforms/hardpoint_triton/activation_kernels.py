@@ -6,11 +6,16 @@ import torch
 import triton
 import triton.language as tl
 
+from hardpoint_triton import dependent
+from hardpoint_triton.dependent import release, wait
+
 BLOCK = 1024
 
 
 @triton.jit
-def _gated(x, out, x_stride, SIZE: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr):
+def _gated(x, out, x_stride, SIZE: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    release(PDL)
+    wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = at < SIZE
@@ -44,6 +49,13 @@ def _launch(gate_up: torch.Tensor, kind: int) -> torch.Tensor:
     out = torch.empty((*gate_up.shape[:-1], size), dtype=gate_up.dtype, device=gate_up.device)
     if rows.shape[0]:
         _gated[(rows.shape[0], triton.cdiv(size, BLOCK))](
-            rows, out, rows.stride(0), SIZE=size, KIND=kind, BLOCK=BLOCK, num_warps=4
+            rows,
+            out,
+            rows.stride(0),
+            SIZE=size,
+            KIND=kind,
+            BLOCK=BLOCK,
+            num_warps=4,
+            **dependent.keywords(gate_up.device),
         )
     return out

@@ -6,18 +6,22 @@ import torch
 import triton
 import triton.language as tl
 
-MAX_SIZE = 16384
+from hardpoint_triton import dependent
+from hardpoint_triton.dependent import release, wait
 
 
 @triton.jit
-def _norm(x, weight, out, x_stride, eps, offset, SIZE: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr):
+def _norm(x, weight, out, x_stride, eps, offset, SIZE: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+          PDL: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, PADDED)
     there = at < SIZE
+    scale = tl.load(weight + at, mask=there, other=0.0)
+    release(PDL)
+    wait(PDL)
     values = tl.load(x + row * x_stride + at, mask=there, other=0.0)
     wide = values.to(tl.float32)
     normed = wide * tl.rsqrt(tl.sum(wide * wide, 0) / SIZE + eps)
-    scale = tl.load(weight + at, mask=there, other=0.0)
     if WIDE:
         result = normed * (scale.to(tl.float32) + offset)
     else:
@@ -37,6 +41,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float = 
         _norm[(len(rows),)](
             rows, weight, out, rows.stride(0), eps, offset,
             SIZE=size, PADDED=padded, WIDE=bool(offset) or weight.dtype != x.dtype,
-            num_warps=min(16, max(1, padded // 512)),
+            num_warps=min(16, max(1, padded // 512)), **dependent.keywords(x.device),
         )  # fmt: skip
     return out

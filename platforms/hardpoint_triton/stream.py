@@ -75,9 +75,8 @@ def stream(
     """
     rows, k_in = x.shape
     n_out = weight.shape[0] // 2 if activation else weight.shape[0]
-    if residual is not None:
-        out = residual
-    else:
+    out = residual
+    if out is None:
         out = torch.empty((rows, n_out), dtype=out_dtype or x.dtype, device=x.device)
     if rows == 0:
         return out
