@@ -17,7 +17,7 @@ from hardpoint_triton.dependent import release, wait
 
 
 @triton.jit
-def _prefetch(lines, size_of_each, ROWS: tl.constexpr):
+def prefetch(lines, size_of_each, ROWS: tl.constexpr):
     """Bring ``size_of_each`` bytes (a multiple of 16) from each of the addresses ``lines`` [ROWS] into the L2 cache."""
     size = tl.zeros((ROWS,), tl.int32) + size_of_each
     tl.inline_asm_elementwise(
@@ -52,9 +52,9 @@ def one_row(x, weight, out, norm_weight, bias, residual, weight_scale, x_scale, 
     up_line = line + n_out.to(tl.int64) * k_in
     at, up_at = line[:, None] + k[None, :], up_line[:, None] + k[None, :]
     if PREFETCH:
-        _prefetch(line, k_in * weight.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
+        prefetch(line, k_in * weight.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
         if KIND:
-            _prefetch(up_line, k_in * weight.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
+            prefetch(up_line, k_in * weight.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
     tile = tl.load(at, mask=k[None, :] < k_in, other=0.0, eviction_policy="evict_first")
     if KIND:
         up_tile = tl.load(up_at, mask=k[None, :] < k_in, other=0.0, eviction_policy="evict_first")
@@ -153,9 +153,9 @@ def few_rows(x, weight, out, norm_weight, bias, residual, weight_scale, x_scale,
     up_line = line + n_out.to(tl.int64) * k_in
     if PREFETCH:
         size = tl.maximum(last - first, 0) * weight.dtype.element_ty.primitive_bitwidth // 8
-        _prefetch(line, size, BLOCK_N)
+        prefetch(line, size, BLOCK_N)
         if KIND:
-            _prefetch(up_line, size, BLOCK_N)
+            prefetch(up_line, size, BLOCK_N)
     release(PDL)
     wait(PDL)
     total = tl.zeros((BLOCK_N, ROWS), tl.float32)
