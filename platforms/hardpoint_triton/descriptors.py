@@ -22,3 +22,12 @@ OPS = Descriptor(
     requires=("triton",),
     remedy="pip install hardpoint[cuda] or hardpoint[rocm]",
 )
+LINEAR = Descriptor(
+    kind="linear_kernels",
+    name="triton",
+    contract=(1, 0),
+    implementation="hardpoint_triton.linear:TritonLinear",
+    summary="dense layers, fused: few rows at the memory's rate, many by the vendor's product",
+    requires=("triton",),
+    remedy="pip install hardpoint[cuda] or hardpoint[rocm]",
+)
