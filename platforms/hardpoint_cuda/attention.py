@@ -11,6 +11,7 @@ earlier ones is two calls whose results are merged by their log-sum-exp (as in F
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -67,7 +68,7 @@ class CudnnAttention(TritonAttention):
     name: ClassVar[str] = "cudnn"
 
     def planner(self, device: Device, spec: KVSpec, block_size: int, limits: BatchLimits) -> CudnnPlanner:
-        return CudnnPlanner(device)
+        return CudnnPlanner(device, spec, block_size, limits)
 
     def layer(self, config: AttentionLayerConfig, block_size: int) -> CudnnLayer:
         return CudnnLayer(config, block_size)
@@ -83,7 +84,7 @@ class CudnnPlanner(TritonPlanner):
             _long_chunk(batch, batch.num_decodes + int(at), int(lengths[at]))
             for at in np.flatnonzero(lengths >= LEAST_TOKENS)
         )
-        return CudnnPlan(batch, plain.units, plain.decodes, lengths, plain.device, long)
+        return CudnnPlan(batch, plain.decodes, lengths, plain.device, long)
 
 
 def _long_chunk(batch: BatchView, request: int, length: int) -> LongChunk:
@@ -111,13 +112,14 @@ class CudnnLayer(TritonLayer):
         plain = config.window is None and config.soft_cap is None and not config.sinks
         self._served = plain and config.head_size in HEAD_SIZES
 
-    def forward(self, q: torch.Tensor, kv: torch.Tensor, plan: Any, sinks: torch.Tensor | None) -> torch.Tensor:
+    def attend(
+        self, q: torch.Tensor, kv: torch.Tensor, plan: Any, sinks: torch.Tensor | None, keywords: Mapping[str, Any]
+    ) -> torch.Tensor:
         takes = self._served and plan.long and q.dtype in (torch.bfloat16, torch.float16) and kv.dtype == q.dtype
         if not takes:
-            return super().forward(q, kv, plan, sinks)
-        short = TritonPlan(plan.batch, plan.units, plan.decodes, np.where(plan.chunks < LEAST_TOKENS, plan.chunks, 0),
-                           plan.device)  # fmt: skip
-        out = super().forward(q, kv, short, sinks)
+            return super().attend(q, kv, plan, sinks, keywords)
+        short = TritonPlan(plan.batch, plan.decodes, np.where(plan.chunks < LEAST_TOKENS, plan.chunks, 0), plan.device)
+        out = super().attend(q, kv, short, sinks, keywords)
         for chunk in plan.long:
             out[chunk.rows] = self._attend(q[chunk.rows], kv, chunk)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -9,20 +10,20 @@ import numpy as np
 import torch
 import triton
 
-from hardpoint.contract.attention import AttentionLayerConfig, AttentionQuery, BatchView, KVLayout
+from hardpoint.contract.attention import AttentionLayerConfig, AttentionQuery, BatchView, HeadRotation, KVLayout
 from hardpoint.contract.device import GraphSupport
-from hardpoint_triton.attention_kernels import attend, merge, write
+from hardpoint_triton import attention_kernels, dependent, rope_kernels
+from hardpoint_triton.cascade import Prefixes, PrefixFinder, SharedUploads, SharedWork
+from hardpoint_triton.decode import DecodeWork, WorkLists, decode_shape, launch_decode
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import Device
     from hardpoint.contract.kv import KVSpec
     from hardpoint.contract.limits import BatchLimits
+    from hardpoint.contract.step import Int32s
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
-MAX_SPLITS: Final = 32
-#: Programs per multiprocessor that a decode should have; fewer leave memory bandwidth unused.
-PROGRAMS_PER_UNIT: Final = 4
-DECODE_ROWS: Final = 16
+KV_DTYPES: Final = ("float8_e4m3fn", "float8_e5m2")
 PREFILL_ROWS: Final = 128
 
 
@@ -35,8 +36,8 @@ class TritonAttention:
         reasons = []
         if query.dtype not in DTYPES:
             reasons.append(f"computes in {', '.join(DTYPES)}, not in {query.dtype}")
-        if query.kv_dtype not in (query.dtype, "float8_e4m3fn"):
-            reasons.append(f"reads caches of the model's type or float8_e4m3fn, not of {query.kv_dtype}")
+        if query.kv_dtype not in (query.dtype, *KV_DTYPES):
+            reasons.append(f"reads caches of the model's type, {' or '.join(KV_DTYPES)}, not of {query.kv_dtype}")
         if query.head_size > 256:
             reasons.append(f"heads of up to 256 elements fit its tiles, not {query.head_size}")
         if query.block_size % 8:
@@ -56,7 +57,7 @@ class TritonAttention:
         )
 
     def planner(self, device: Device, spec: KVSpec, block_size: int, limits: BatchLimits) -> TritonPlanner:
-        return TritonPlanner(device)
+        return TritonPlanner(device, spec, block_size, limits)
 
     def layer(self, config: AttentionLayerConfig, block_size: int) -> TritonLayer:
         return TritonLayer(config, block_size)
@@ -78,11 +79,10 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True)
 class TritonPlan:
-    """One step for one KV group: decodes as one tile each, longer chunks cut into tiles."""
+    """One step for one KV group: decodes as an even division of their contexts, longer chunks cut into tiles."""
 
     batch: BatchView
-    units: int
-    decodes: Tiles
+    decodes: DecodeWork
     chunks: np.ndarray[Any, Any]
     device: torch.device
 
@@ -103,17 +103,52 @@ class TritonPlanner:
 
     graphs = GraphSupport.DECODE
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, spec: KVSpec, block_size: int, limits: BatchLimits) -> None:
         self._device = device.torch_device
         self._units = device.info.compute_units or 64
-        self._numbers = torch.arange(8192, dtype=torch.int32, device=self._device)
-        self._zeros = torch.zeros(8192, dtype=torch.int32, device=self._device)
+        self._lists = WorkLists(
+            self._device,
+            self._units,
+            decode_shape(spec.head_size, spec.dtype),
+            spec.num_kv_heads,
+            spec.window,
+            limits.max_requests,
+        )
+        # Blocks that left a window are not shared but gone.
+        args = block_size, spec.num_kv_heads, spec.head_size, spec.token_bytes
+        self._finders = None if spec.window is not None else (PrefixFinder(*args), PrefixFinder(*args))
+        self._uploads = SharedUploads(device, limits.max_requests)
+        self._staged: Prefixes | None = None
 
     def plan(self, batch: BatchView) -> TritonPlan:
         count = batch.num_decodes
         lengths = np.diff(batch.query_start_host[count:])
-        decodes = Tiles(request=self._numbers[:count], token=self._zeros[:count], count=count)
-        return TritonPlan(batch, self._units, decodes, lengths, self._device)
+        decodes = self._lists.make(batch.seq_lens, count, self._shared(batch))
+        return TritonPlan(batch, decodes, lengths, self._device)
+
+    def stage(self, rows: Int32s, block_table_host: Int32s, seq_lens_host: Int32s) -> Hashable:
+        """Upload the rows' shared prefixes; the variant is the number of tiles, rounded up, or ``None``."""
+        if self._finders is None:
+            return None
+        found = self._finders[0].find(rows, block_table_host, seq_lens_host)
+        if found is None:
+            return None
+        if found is not self._staged:
+            self._uploads.send(found)
+            self._staged = found
+        return triton.next_power_of_2(len(found.tiles))
+
+    def _shared(self, batch: BatchView) -> SharedWork | None:
+        count = batch.num_decodes
+        if isinstance(batch.variant, int):
+            return self._uploads.work(count, batch.variant, self._units)
+        prepared = batch.max_query_len == 1 and not batch.block_table_host.any()
+        if self._finders is None or count < 2 or prepared:
+            return None
+        found = self._finders[1].find(
+            np.arange(count, dtype=np.int32), batch.block_table_host[:count], batch.seq_lens_host[:count]
+        )
+        return None if found is None else found.to(self._device, self._units)
 
 
 class TritonLayer:
@@ -127,59 +162,69 @@ class TritonLayer:
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
         config = self._config
-        write[(k.shape[0],)](
+        attention_kernels.write[(k.shape[0],)](
             k, v, kv, slots, *kv.stride()[:4], k.stride(0), v.stride(0),
             HEADS=config.num_kv_heads, D=config.head_size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
             num_warps=4,
         )  # fmt: skip
 
     def forward(self, q: torch.Tensor, kv: torch.Tensor, plan: TritonPlan, sinks: torch.Tensor | None) -> torch.Tensor:
-        q = q.contiguous()
-        out = torch.empty_like(q)
-        if plan.decodes.count:
-            rows = max(DECODE_ROWS, triton.next_power_of_2(self._group))
-            self._launch(q, kv, out, plan, sinks, plan.decodes, rows, self._splits(plan))
-        if plan.batch.num_decodes < plan.batch.num_requests:
-            rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
-            tiles = plan.tiles_of_chunks(rows // self._group)
-            if tiles.count:
-                self._launch(q, kv, out, plan, sinks, tiles, rows, 1)
-        return out
+        return self.attend(q, kv, plan, sinks, {"PDL": False})
 
-    def _splits(self, plan: TritonPlan) -> int:
-        programs = plan.decodes.count * self._config.num_kv_heads
-        wanted = plan.units * PROGRAMS_PER_UNIT // max(1, programs)
-        return max(1, min(MAX_SPLITS, triton.next_power_of_2(wanted)))
+    def forward_fused(
+        self,
+        qkv: torch.Tensor,
+        rotation: HeadRotation,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        kv: torch.Tensor,
+        plan: TritonPlan,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        config = self._config
+        q, _, _ = rope_kernels.norm_rope_write(
+            qkv, rotation, config.num_heads, config.num_kv_heads, config.head_size, positions, slots, kv
+        )
+        # The plan's lists are older than the kernel just launched, which waited for all before it.
+        return self.attend(q, kv, plan, sinks, dependent.keywords(qkv.device))
 
-    def _launch(
+    def attend(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
-        out: torch.Tensor,
         plan: TritonPlan,
         sinks: torch.Tensor | None,
-        tiles: Tiles,
-        rows: int,
-        splits: int,
+        keywords: Mapping[str, Any],
+    ) -> torch.Tensor:
+        """Attend as ``forward`` does; ``keywords`` of decode kernels are those of :mod:`hardpoint_triton.dependent`."""
+        if q.stride()[1:] != (q.shape[2], 1):
+            q = q.contiguous()
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        batch = plan.batch
+        if plan.decodes.count:
+            shape = decode_shape(self._config.head_size, str(kv.dtype).removeprefix("torch."))
+            launch_decode(
+                self._config, shape, self._block_size, q, kv, out, plan.decodes, batch.seq_lens, batch.block_table, sinks,
+                (1.0, 1.0), keywords,
+            )  # fmt: skip
+        if batch.num_decodes < batch.num_requests:
+            self._attend_chunks(q, kv, out, plan, sinks)
+        return out
+
+    def _attend_chunks(
+        self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, plan: TritonPlan, sinks: torch.Tensor | None
     ) -> None:
         config, batch = self._config, plan.batch
-        heads, size = config.num_heads, config.head_size
-        scratch = q.shape[0] if splits == 1 else tiles.count
-        partial = q.new_empty((scratch, heads, splits, size), dtype=torch.float32) if splits > 1 else out
-        numbers = q.new_empty((2, scratch, heads, splits), dtype=torch.float32) if splits > 1 else (out, out)
-        attend[(tiles.count, config.num_kv_heads, splits)](
-            q, kv, out, partial, numbers[0], numbers[1],
-            batch.block_table, batch.seq_lens, batch.query_start, tiles.request, tiles.token,
+        rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
+        tiles = plan.tiles_of_chunks(rows // self._group)
+        if not tiles.count:
+            return
+        attention_kernels.attend[(tiles.count, config.num_kv_heads)](
+            q, kv, out, batch.block_table, batch.seq_lens, batch.query_start, tiles.request, tiles.token,
             q if sinks is None else sinks,
-            config.scale, config.soft_cap or 1.0, batch.block_table.stride(0), *kv.stride()[:4],
-            HEADS=heads, G=self._group, D=size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
-            BLOCK_M=rows, BLOCK_N=64 if rows > DECODE_ROWS else 128 if self._padded <= 128 else 64, SPLITS=splits,
-            WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None,
-            PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+            config.scale, config.soft_cap or 1.0, 1.0, 1.0, batch.block_table.stride(0), q.stride(0), *kv.stride()[:4],
+            HEADS=config.num_heads, G=self._group, D=config.head_size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
+            BLOCK_M=rows, BLOCK_N=64, WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None,
+            SINKS=sinks is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
             num_warps=4, num_stages=2 if q.dtype == torch.float32 else 3,
         )  # fmt: skip
-        if splits > 1:
-            merge[(scratch * heads,)](
-                partial, numbers[0], numbers[1], out,
-                D=size, D_PAD=self._padded, SPLITS=splits, S_PAD=triton.next_power_of_2(splits), num_warps=4,
-            )  # fmt: skip

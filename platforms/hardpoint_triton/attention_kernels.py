@@ -1,9 +1,8 @@
-"""Paged attention in Triton: one kernel for prefill, chunks and decode, and the merge of a split context.
+"""Paged attention of chunks in Triton, and the write to the cache.
 
 A program serves a tile: up to ``BLOCK_M / G`` consecutive tokens of one request times the ``G`` query heads of one
-key/value head, packed as rows, so that keys and values are read once for all of them. The context may be divided into
-``SPLITS`` parts, each with its own program (Flash-Decoding, Dao et al. 2023); softmax is online in base 2 (Milakov and
-Gimelshein 2018; FlashAttention-2, Dao 2023).
+key/value head, packed as rows, so that keys and values are read once for all of them. Softmax is online in base 2 (Milakov
+and Gimelshein 2018; FlashAttention-2, Dao 2023).
 """
 
 from __future__ import annotations
@@ -16,20 +15,19 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def attend(
-    q, kv, out, partial, maxima, sums,
-    table, seq_lens, query_start, tile_request, tile_token, sinks,
-    scale, soft_cap,
-    table_stride, kv_half, kv_block, kv_head_stride, kv_token,
+    q, kv, out, table, seq_lens, query_start, tile_request, tile_token, sinks,
+    scale, soft_cap, k_scale, v_scale,
+    table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Attend one tile to one part of its context.
+    """Attend one tile to its context.
 
-    Shapes: q, out [T, HEADS, D]; kv [2, blocks, kv heads, BLOCK_SIZE, D]; partial [T, HEADS, SPLITS, D], maxima and sums
-    [T, HEADS, SPLITS] in float32 (used when SPLITS > 1); table [requests, table_stride]; tile_request, tile_token [tiles].
+    Shapes: q [T, HEADS, D] with ``q_token`` between tokens; out [T, HEADS, D]; kv [2, blocks, kv heads, BLOCK_SIZE, D];
+    table [requests, table_stride]; tile_request, tile_token [tiles].
     """
-    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile, kv_head = tl.program_id(0), tl.program_id(1)
     request = tl.load(tile_request + tile)
     if request < 0:
         return
@@ -45,8 +43,10 @@ def attend(
     position = context - length + token
     dims = tl.arange(0, D_PAD)
     in_head = dims < D
-    row_at = (begin + token).to(tl.int64) * HEADS + head
-    query = tl.load(q + row_at[:, None] * D + dims[None, :], mask=live[:, None] & in_head[None, :], other=0.0)
+    at_token = (begin + token).to(tl.int64)
+    held = live[:, None] & in_head[None, :]
+    query = tl.load(q + (at_token * q_token + head * D)[:, None] + dims[None, :], mask=held, other=0.0)
+    query, factor = fit(query, kv, scale * k_scale, BLOCK_M)
 
     last = tl.minimum(first + BLOCK_M // G, length) - 1
     high = context - length + last + 1
@@ -55,29 +55,23 @@ def attend(
     if WINDOW > 0:
         edge = tl.maximum(context - length + first - WINDOW + 1, 0)
         low = (edge // BLOCK_N) * BLOCK_N
-    start, stop = low, high
-    if SPLITS > 1:
-        part = tl.cdiv(tl.cdiv(high - low, SPLITS), BLOCK_N) * BLOCK_N
-        start = low + split * part
-        stop = tl.minimum(start + part, high)
 
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     if SINKS:
-        if split == 0:
-            top = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * LOG2_E
-            total = tl.full([BLOCK_M], 1.0, tl.float32)
+        top = tl.load(sinks + head, mask=live, other=0.0).to(tl.float32) * LOG2_E
+        total = tl.full([BLOCK_M], 1.0, tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
     columns = tl.arange(0, BLOCK_N)
-    for at in range(start, stop, BLOCK_N):
+    for at in range(low, high, BLOCK_N):
         key_at = at + columns
         # Slots before the window may hold anything, NaN included, which no weight of zero would hide.
-        there = (key_at < stop) & (key_at >= edge)
+        there = (key_at < high) & (key_at >= edge)
         block = tl.load(table + request.to(tl.int64) * table_stride + key_at // BLOCK_SIZE, mask=there, other=0)
         where = block.to(tl.int64) * kv_block + kv_head * kv_head_stride + (key_at % BLOCK_SIZE) * kv_token
         mask = there[:, None] & in_head[None, :]
         keys = tl.load(kv + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
-        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * scale
+        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor[:, None]
         if SOFT_CAP:
             scaled = scores / soft_cap
             scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0))
@@ -95,33 +89,24 @@ def attend(
         acc = acc * shrink[:, None] + tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
         top = new_top
 
-    store = live[:, None] & in_head[None, :]
-    if SPLITS > 1:
-        slot = row_at * SPLITS + split
-        tl.store(partial + slot[:, None] * D + dims[None, :], acc, mask=store)
-        tl.store(maxima + slot, top, mask=live)
-        tl.store(sums + slot, total, mask=live)
-    else:
-        acc = acc / tl.where(total > 0, total, 1.0)[:, None]
-        tl.store(out + row_at[:, None] * D + dims[None, :], acc.to(out.dtype.element_ty), mask=store)
+    acc = acc * (v_scale / tl.where(total > 0, total, 1.0))[:, None]
+    row_at = at_token * HEADS + head
+    tl.store(out + row_at[:, None] * D + dims[None, :], acc.to(out.dtype.element_ty), mask=held)
 
 
 @triton.jit
-def merge(partial, maxima, sums, out, D: tl.constexpr, D_PAD: tl.constexpr, SPLITS: tl.constexpr, S_PAD: tl.constexpr):
-    """Merge the parts of one row's context: out[row] = sum(part * 2**(max - top)) / sum(sum * 2**(max - top))."""
-    row = tl.program_id(0).to(tl.int64)
-    parts, dims = tl.arange(0, S_PAD), tl.arange(0, D_PAD)
-    there, in_head = parts < SPLITS, dims < D
-    tops = tl.load(maxima + row * SPLITS + parts, mask=there, other=float("-inf"))
-    totals = tl.load(sums + row * SPLITS + parts, mask=there, other=0.0)
-    best = tl.max(tops, 0)
-    weights = tl.where(tops == float("-inf"), 0.0, tl.exp2(tops - best))
-    acc = tl.load(
-        partial + (row * SPLITS + parts[:, None]) * D + dims[None, :], mask=there[:, None] & in_head[None, :], other=0.0
-    )
-    total = tl.sum(totals * weights, 0)
-    merged = tl.sum(acc * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
-    tl.store(out + row * D + dims, merged.to(out.dtype.element_ty), mask=in_head)
+def fit(query, kv, scale, BLOCK_M: tl.constexpr):
+    """Return queries in the type of the products and what scores of each row are to be multiplied with.
+
+    8-bit elements are exact in float16; queries fit into it after division by their row's largest element.
+    """
+    factor = tl.full([BLOCK_M], 1.0, tl.float32) * scale
+    if kv.dtype.element_ty.primitive_bitwidth == 8:
+        wide = query.to(tl.float32)
+        largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
+        return (wide / largest[:, None]).to(tl.float16), largest * factor
+    else:
+        return query, factor
 
 
 @triton.jit

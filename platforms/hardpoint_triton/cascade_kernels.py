@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
+from hardpoint_triton.attention_kernels import LOG2_E, fit
 
-LOG2_E = tl.constexpr(1.4426950408889634)
 #: int32 numbers per tile: first member, members, a request with the group's blocks, shared tokens.
 TILE = tl.constexpr(4)
 
@@ -23,25 +23,24 @@ def attend_shared(
     scale, soft_cap, k_scale, v_scale,
     table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, SOFT_CAP: tl.constexpr,
-    PRECISION: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, SPLITS: tl.constexpr,
+    SOFT_CAP: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Attend up to ``BLOCK_M // G`` members of one group to one part of what they share.
+    """Attend up to ``BLOCK_M // G`` members of one tile, the ``part``-th such, to one split of what they share.
 
     Shapes: q [requests, HEADS, D] with ``q_token`` between requests; kv [2, blocks, kv heads, BLOCK_SIZE, D]; shared
     [requests, HEADS, SPLITS, D], tops and sums [requests, HEADS, SPLITS] in float32; tiles [n, TILE], members [m] int32;
     table [requests, table_stride]. Shared tokens are a multiple of ``BLOCK_N``.
     """
-    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile, part, kv_head, split = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS, tl.program_id(1), tl.program_id(2)
     dependent.wait(PDL)
     dependent.release(PDL)
-    first = tl.load(tiles + tile * TILE)
-    count = tl.load(tiles + tile * TILE + 1)
+    first = tl.load(tiles + tile * TILE) + part * (BLOCK_M // G)
+    count = tl.load(tiles + tile * TILE + 1) - part * (BLOCK_M // G)
     leader = tl.load(tiles + tile * TILE + 2)
     length = tl.load(tiles + tile * TILE + 3)
-    if count == 0:
+    if count <= 0:
         return
-    narrow: tl.constexpr = kv.dtype.element_ty.primitive_bitwidth < 16
     rows = tl.arange(0, BLOCK_M)
     live = (rows < (BLOCK_M // G) * G) & (rows // G < count)
     member = tl.load(members + first + rows // G, mask=live, other=0).to(tl.int64)
@@ -50,20 +49,13 @@ def attend_shared(
     in_head = dims < D
     held = live[:, None] & in_head[None, :]
     query = tl.load(q + member[:, None] * q_token + head[:, None] * D + dims[None, :], mask=held, other=0.0)
-    if narrow:
-        # float8 is a part of float16; queries fit after division by their largest element.
-        wide = query.to(tl.float32)
-        largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
-        query = (wide / largest[:, None]).to(tl.float16)
-        factor = largest * (scale * k_scale)
-    else:
-        factor = tl.full([BLOCK_M], 1.0, tl.float32) * (scale * k_scale)
+    query, factor = fit(query, kv, scale * k_scale, BLOCK_M)
     if not SOFT_CAP:
         factor = factor * LOG2_E
 
-    part = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N
-    start = split * part
-    stop = tl.minimum(start + part, length)
+    span = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N
+    start = split * span
+    stop = tl.minimum(start + span, length)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
@@ -91,8 +83,7 @@ def attend_shared(
         acc = acc * shrink[:, None]
         acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
         top = new_top
-    if narrow:
-        acc = acc * v_scale
+    acc = acc * v_scale
     at = (member * HEADS + head) * SPLITS + split
     tl.store(shared + at[:, None] * D + dims[None, :], acc, mask=held)
     tl.store(tops + at, top, mask=live)

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
+from hardpoint_triton.attention_kernels import LOG2_E, fit
 
-LOG2_E = tl.constexpr(1.4426950408889634)
 #: int32 numbers per program: first tile, end tile, first unit, last unit.
 RECORD = tl.constexpr(4)
 
@@ -114,9 +114,8 @@ def decode(
     last_unit = tl.load(records + program * RECORD + 3)
     if begin >= end:
         return
-    KV_HEADS: tl.constexpr = HEADS // G
+    KV_HEADS: tl.constexpr = HEADS // G  # noqa: N806
     kind: tl.constexpr = q.dtype.element_ty
-    narrow: tl.constexpr = kv.dtype.element_ty.primitive_bitwidth < 16
     if SHARED_SPLITS == 0:
         # Behind ``attend_shared``, which waited itself, all but its results is there already.
         dependent.wait(PDL)
@@ -146,15 +145,7 @@ def decode(
         head = kv_head * G + rows
         query = tl.load(q + request.to(tl.int64) * q_token + head[:, None] * D + dims[None, :],
                         mask=live[:, None] & in_head[None, :], other=0.0)  # fmt: skip
-        factor = scale * k_scale
-        if narrow:
-            # float8 is a part of float16; queries fit after division by their largest element.
-            wide = query.to(tl.float32)
-            largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
-            query = (wide / largest[:, None]).to(tl.float16)
-            row_factor = largest * factor
-        else:
-            row_factor = tl.full([BLOCK_M], 1.0, tl.float32) * factor
+        query, factor = fit(query, kv, scale * k_scale, BLOCK_M)
 
         top = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
@@ -176,7 +167,7 @@ def decode(
             mask = there[:, None] & in_head[None, :]
             keys = tl.load(keys_at + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
             values = tl.load(keys_at + kv_half + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
-            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * row_factor[:, None]
+            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor[:, None]
             if SOFT_CAP:
                 scaled = scores / soft_cap
                 scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0))
@@ -188,8 +179,7 @@ def decode(
             total = total * shrink + tl.sum(weights, 1)
             acc = acc * shrink[:, None] + tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
             top = new_top
-        if narrow:
-            acc = acc * v_scale
+        acc = acc * v_scale
         if SHARED_SPLITS > 0:
             if opens & (low > 0):
                 dependent.wait(PDL)
