@@ -9,6 +9,9 @@ import click
 from hardpoint.cli.lazy import LazyGroup
 
 BENCHMARKS: Final = {
+    "workload": ("hardpoint.cli.bench_workload:workload", "The workloads that engines are compared on, by name."),
+    "sweep": ("hardpoint.cli.bench_sweep:sweep", "Throughput and latency against the number of requests at once."),
+    "compare": ("hardpoint.cli.bench_compare:compare", "Two results side by side."),
     "latency": ("hardpoint.cli.bench_latency:latency", "Time to first token and per output token of one batch."),
     "throughput": ("hardpoint.cli.bench_throughput:throughput", "Requests and tokens per second, all at once."),
     "serve": ("hardpoint.cli.bench_serve:serve", "Load a running server and report its latencies."),

@@ -236,7 +236,7 @@ def plot(result: dict[str, Any], path: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("--plot needs matplotlib; pip install 'hardpoint[dev]'") from error
+        raise ConfigError("--plot needs matplotlib; pip install 'hardpoint[bench]'") from error
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for queued in sorted({int(row["queued"]) for row in result["steps"]}):

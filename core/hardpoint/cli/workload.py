@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 import numpy as np
 
+from hardpoint.bench.workloads import Load
 from hardpoint.contract.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One request of a benchmark: its prompt's ids, and the tokens to generate."""
-
-    prompt: list[int]
-    output_len: int
 
 
 def random_loads(
