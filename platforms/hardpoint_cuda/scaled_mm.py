@@ -37,7 +37,7 @@ class ScaledMm:
         if scheme.group > 0:
             reasons.append(f"takes a scale per row or per tensor, not one for {scheme.group} inputs")
         if not info.arch.startswith("sm") or int(info.arch.removeprefix("sm")) < FIRST_ARCH:
-            reasons.append(f"{info.arch} is older than sm{FIRST_ARCH}")
+            reasons.append(f"{info.arch} is no sm{FIRST_ARCH} or later")
         if dtype != "bfloat16":
             reasons.append(f"dtype is {dtype}; it must be bfloat16")
         for what, size in (("output", out_features), ("input", in_features)):

@@ -49,9 +49,9 @@ def dense_experts(
         (copied(experts.down, f"{path}.down_proj", down, (every, slice(0, hidden), slice(start, stop))),)
     ]
     for single, names in singles:
-        gate_up_pieces, down_pieces = single_experts(build, experts, single, names, inner)
-        gate_up_ways.append(gate_up_pieces)
-        down_ways.append(down_pieces)
+        for gate_up_pieces, down_pieces in single_experts(build, experts, single, names, inner):
+            gate_up_ways.append(gate_up_pieces)
+            down_ways.append(down_pieces)
     experts.fill_from(build, tuple(gate_up_ways), tuple(down_ways))
     return experts
 
