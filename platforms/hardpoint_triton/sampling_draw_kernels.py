@@ -91,7 +91,7 @@ def _narrowed(sums, mass, bound, low, low_count, high, high_count, high_mass):
 @triton.jit
 def _top_p_bits(
     logits, best, temperature, min_p, top_p, scratch, counters, bits_out, vocab, logits_stride,
-    HAS_MIN_P: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr,
+    HAS_MIN_P: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     release(PDL)
     wait(PDL)
@@ -100,7 +100,6 @@ def _top_p_bits(
     if wanted >= 1.0:
         tl.store(bits_out + row, 0)
         return
-    ROWS: tl.constexpr = TILE // 4
     logits += row * logits_stride
     scratch += row * TILE
     largest, heat = tl.load(best + row), tl.load(temperature + row)
@@ -226,7 +225,7 @@ def sample_full(
         counters = torch.empty(rows, dtype=torch.int32, device=place)
         _top_p_bits[(rows,)](
             logits, best, temperature, min_p, top_p, scratch, counters, bits, vocab, logits.stride(0),
-            HAS_MIN_P=min_p is not None, TILE=TILE, num_warps=16, **pdl,
+            HAS_MIN_P=min_p is not None, TILE=TILE, ROWS=TILE // 4, num_warps=16, **pdl,
         )  # fmt: skip
     sums = torch.empty((rows, parts), dtype=torch.int64, device=place)
     limits = {"HAS_MIN_P": min_p is not None, "HAS_TOP_P": top_p is not None, "PART": PART}
