@@ -91,7 +91,7 @@ def _attention(entry: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, s
     kind = f"{'full' if window is None else f'window {window}'}, {entry.get('heads')} heads of {entry.get('head_size')}"
     kind += f", {entry.get('kv_heads')} for keys, {entry.get('kv_dtype')}"
     where = ranges(entry["layers"])
-    yield where, kind, entry["backend"], "accepted", ""
+    yield where, kind, entry["backend"], "accepted", entry.get("why", "")
     for name, reasons in entry.get("refused", {}).items():
         yield where, kind, name, "refused", "; ".join(reasons)
 

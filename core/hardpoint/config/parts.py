@@ -153,6 +153,12 @@ class PlatformConfig:
     )
     device_ids: tuple[int, ...] = setting((), "Devices to use, by index; the first ones by default.")
     attention_backend: str = setting("auto", "Attention backend plugin.")
+    prefill_attention_backend: str | None = setting(None, "Attention backend for prompts, when another one than above.")
+    decode_attention_backend: str | None = setting(None, "Attention backend for decodes, when another one than above.")
+    measure_attention: bool = setting(
+        True,
+        "Of several attention backends take the fastest here, measured once; otherwise the platform's first.",
+    )
     op_providers: dict[str, str] = setting(dict, "JSON from an op's name to the provider to use for it.")
     linear_kernel: str = setting("auto", "Linear kernel plugin.", aliases=("linear_backend",), flag="linear-backend")
     threads: int | None = setting(None, "Intra-op threads of a CPU worker; by default one per core that it may use.")

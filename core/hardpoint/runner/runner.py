@@ -78,7 +78,7 @@ class TorchRunner:
         """Build the model, fill its weights, choose attention backends and linear kernels."""
         config, dtype = self._config, self._config.model.dtype
         self._device.seed(config.model.seed)
-        self._attention = AttentionChoice(config, self._catalogue, self._platform, self._device.info, dtype)
+        self._attention = AttentionChoice(config, self._catalogue, self._platform, self._device, dtype)
         self._loaded = load_model(
             config,
             self._files,

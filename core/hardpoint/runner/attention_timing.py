@@ -1,0 +1,167 @@
+"""How fast attention backends are on the device at hand, measured once and remembered in the user's cache directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+
+from hardpoint.contract.attention import (
+    AttentionBackend,
+    AttentionLayerConfig,
+    AttentionQuery,
+    BatchView,
+    FusedAttentionLayer,
+    HeadRotation,
+)
+from hardpoint.contract.device import Device
+from hardpoint.contract.kv import KVSpec
+from hardpoint.contract.limits import BatchLimits
+
+Part = Literal["prefill", "decode"]
+
+_log = logging.getLogger(__name__)
+#: What is timed, as (requests, context, new tokens): prompts that fill a quarter of a large step, and a busy server's decodes.
+BATCHES: Final[dict[Part, tuple[int, int, int]]] = {"prefill": (2, 1024, 1024), "decode": (32, 1024, 1)}
+_CALLS: Final = 4
+_ROUNDS: Final = 3
+
+
+class AttentionTimings:
+    """Times by chip, versions and kind of layer, kept as JSON.
+
+    Args:
+        device: where to measure; synchronized around each measurement.
+        packages: distributions whose versions a time depends on; those not installed are left out.
+        path: the file; by default ``~/.cache/hardpoint/attention.json``.
+    """
+
+    def __init__(self, device: Device, packages: Sequence[str] = (), path: Path | None = None) -> None:
+        self._device = device
+        self._path = path or Path.home() / ".cache" / "hardpoint" / "attention.json"
+        info = device.info
+        self._chip = [info.name, info.arch, *(f"{name} {found}" for name in packages if (found := _version(name)))]
+
+    def seconds(self, backend: AttentionBackend, query: AttentionQuery, part: Part) -> float:
+        """Return seconds for one layer's call on a batch of ``BATCHES``, from the file where it is known."""
+        key = json.dumps([*self._chip, backend.name, part, BATCHES[part], asdict(query)])
+        known = self._read()
+        if key not in known:
+            found = measure(backend, self._device, query, part)
+            # Read again: other processes measure, too.
+            self._write({**self._read(), key: found})
+            return found
+        return known[key]
+
+    def _read(self) -> dict[str, float]:
+        try:
+            found = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            _log.warning("attention times in %s cannot be read (%s); measuring again", self._path, error)
+            return {}
+        numbers = found.items() if isinstance(found, dict) else ()
+        return {key: value for key, value in numbers if isinstance(value, float)}
+
+    def _write(self, times: dict[str, float]) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
+                json.dump(times, file, indent=1)
+            os.replace(file.name, self._path)
+        except OSError as error:
+            _log.warning("attention times cannot be kept in %s (%s); the next start measures again", self._path, error)
+
+
+def measure(backend: AttentionBackend, device: Device, query: AttentionQuery, part: Part) -> float:
+    """Return the shortest time of one layer's call in seconds, kernels compiled before."""
+    call = _scene(backend, device, query, part)
+    for _ in range(2):
+        call()
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        device.synchronize()
+        start = time.perf_counter()
+        for _ in range(_CALLS):
+            call()
+        device.synchronize()
+        best = min(best, (time.perf_counter() - start) / _CALLS)
+    return best
+
+
+def _scene(backend: AttentionBackend, device: Device, query: AttentionQuery, part: Part) -> Any:
+    """Return a call of one layer on requests of equal length whose blocks lie in order."""
+    requests, context, new = BATCHES[part]
+    place, dtype = device.torch_device, getattr(torch, query.dtype)
+    spec = KVSpec(num_kv_heads=query.num_kv_heads, head_size=query.head_size, dtype=query.kv_dtype, window=query.window)
+    width = -(-context // query.block_size)
+    layout = backend.layout(spec, query.block_size, 1 + requests * width)
+    cache = torch.zeros(layout.shape, dtype=getattr(torch, layout.dtype), device=place)
+    table = np.arange(1, 1 + requests * width, dtype=np.int32).reshape(requests, width)
+    start = np.arange(requests + 1, dtype=np.int32) * new
+    lengths = np.full(requests, context, np.int32)
+    positions = np.tile(np.arange(context - new, context), requests)
+    slots = np.repeat(table, new, 0)[np.arange(requests * new), positions // query.block_size] * query.block_size
+    slots = (slots + positions % query.block_size).astype(layout.slot_dtype)
+    view = BatchView(
+        num_requests=requests,
+        num_decodes=requests if new == 1 else 0,
+        num_tokens=requests * new,
+        query_start=torch.from_numpy(start).to(place),
+        query_start_host=start,
+        seq_lens=torch.from_numpy(lengths).to(place),
+        seq_lens_host=lengths,
+        block_table=torch.from_numpy(table).to(place),
+        block_table_host=table,
+        slots=torch.from_numpy(slots).to(place),
+        max_query_len=new,
+        max_seq_len=context,
+        block_size=query.block_size,
+    )
+    limits = BatchLimits(max_tokens=requests * new, max_requests=requests)
+    plan = backend.planner(device, spec, query.block_size, limits).plan(view)
+    config = AttentionLayerConfig(
+        layer=0,
+        num_heads=query.num_heads,
+        num_kv_heads=query.num_kv_heads,
+        head_size=query.head_size,
+        scale=query.head_size**-0.5,
+        window=query.window,
+        soft_cap=query.soft_cap,
+        sinks=query.sinks,
+    )
+    layer = backend.layer(config, query.block_size)
+    sinks = torch.zeros(query.num_heads, dtype=dtype, device=place) if query.sinks else None
+    qkv = torch.randn(len(positions), query.num_heads + 2 * query.num_kv_heads, query.head_size, device=place)
+    qkv = qkv.to(dtype)
+    if isinstance(layer, FusedAttentionLayer):
+        flat, where = qkv.flatten(1), torch.from_numpy(positions).to(place)
+        angle = torch.zeros(context, query.head_size, device=place)
+        angle[:, : query.head_size // 2] = 1.0
+        rotation = HeadRotation(q_weight=None, k_weight=None, eps=0.0, offset=0.0, cos_sin=angle, interleaved=False)
+        return lambda: layer.forward_fused(flat, rotation, where, view.slots, cache, plan, sinks)
+    q, k, v = torch.split(qkv, [query.num_heads, query.num_kv_heads, query.num_kv_heads], 1)
+
+    def separately() -> torch.Tensor:
+        layer.write(cache, k, v, view.slots)
+        return layer.forward(q, cache, plan, sinks)
+
+    return separately
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
