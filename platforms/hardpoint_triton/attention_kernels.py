@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hardpoint_triton.rope_kernels import fit_cache
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -126,5 +128,5 @@ def write(
         where = block * kv_block + head * kv_head_stride + offset * kv_token + dims
         key = tl.load(k + token * k_token + head * D + dims, mask=in_head)
         value = tl.load(v + token * v_token + head * D + dims, mask=in_head)
-        tl.store(kv + where, key.to(kv.dtype.element_ty), mask=in_head)
-        tl.store(kv + kv_half + where, value.to(kv.dtype.element_ty), mask=in_head)
+        tl.store(kv + where, fit_cache(key, kv, 1.0), mask=in_head)
+        tl.store(kv + kv_half + where, fit_cache(value, kv, 1.0), mask=in_head)

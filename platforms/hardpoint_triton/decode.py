@@ -126,7 +126,7 @@ class WorkLists:
         if count:
             divide[(1,)](
                 seq_lens, seq_lens if shared is None else shared.skipped, self._starts, self._records,
-                count, self._programs,
+                count, (count - 1).bit_length(), self._programs,
                 KV_HEADS=self._num_kv_heads, BLOCK_N=self._shape.tokens, WINDOW=self._window,
                 SKIPS=shared is not None, CHUNK=1024, PROGRAMS_PAD=triton.next_power_of_2(self._programs), num_warps=4,
             )  # fmt: skip

@@ -22,14 +22,15 @@ RECORD = tl.constexpr(4)
 
 @triton.jit
 def divide(
-    seq_lens, skipped, starts, records, requests, programs,
+    seq_lens, skipped, starts, records, requests, steps, programs,
     KV_HEADS: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SKIPS: tl.constexpr,
     CHUNK: tl.constexpr, PROGRAMS_PAD: tl.constexpr,
 ):  # fmt: skip
     """Divide a step's tiles among programs; runs as one program.
 
     Shapes: seq_lens, skipped [requests] in tokens (``skipped`` ones at the front belong to somebody else, a multiple of
-    ``BLOCK_N``); starts [requests + 1], tiles before each request; records [programs, RECORD]. All int32.
+    ``BLOCK_N``); starts [requests + 1], tiles before each request; records [programs, RECORD]. All int32. ``steps`` is the
+    number of bisections that single out one of the requests.
     """
     lanes = tl.arange(0, CHUNK)
     total = 0
@@ -50,8 +51,8 @@ def divide(
     begin = (program.to(tl.int64) * units // tl.maximum(active, 1)).to(tl.int32)
     end = ((program + 1).to(tl.int64) * units // tl.maximum(active, 1)).to(tl.int32)
     works = program < active
-    first = unit_of(tl.where(works, begin, 0), starts, requests, KV_HEADS)
-    last = unit_of(tl.where(works, end - 1, 0), starts, requests, KV_HEADS)
+    first = unit_of(tl.where(works, begin, 0), starts, requests, steps, KV_HEADS)
+    last = unit_of(tl.where(works, end - 1, 0), starts, requests, steps, KV_HEADS)
     there = program < programs
     at = records + program * RECORD
     tl.store(at, begin, mask=there)
@@ -61,17 +62,15 @@ def divide(
 
 
 @triton.jit
-def unit_of(tile, starts, requests, KV_HEADS: tl.constexpr):
+def unit_of(tile, starts, requests, steps, KV_HEADS: tl.constexpr):
     """Return the unit that each of ``tile`` belongs to, by bisection over ``starts``."""
     low = tile * 0
     high = low + requests
-    width = requests
-    while width > 1:
+    for _ in range(steps):
         middle = (low + high) // 2
         before = tl.load(starts + middle) * KV_HEADS <= tile
         low = tl.where(before, middle, low)
         high = tl.where(before, high, middle)
-        width = (width + 1) // 2
     start = tl.load(starts + low)
     tiles = tl.load(starts + low + 1) - start
     return low * KV_HEADS + (tile - start * KV_HEADS) // tiles

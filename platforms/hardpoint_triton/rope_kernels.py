@@ -15,8 +15,9 @@ import triton.language as tl
 from hardpoint.contract.attention import HeadRotation
 from hardpoint_triton import dependent
 
-#: Largest finite value of float8_e4m3fn; PyTorch and Triton's interpreter make NaN of more.
-FP8_MAX = tl.constexpr(448.0)
+#: Largest finite values of float8_e4m3fn and float8_e5m2; PyTorch and Triton's interpreter make NaN of more.
+E4M3_MAX = tl.constexpr(448.0)
+E5M2_MAX = tl.constexpr(57344.0)
 #: Up to so many tokens, programs are small so that one token's heads spread over many multiprocessors.
 FEW_TOKENS: Final = 64
 FEW_HEADS: Final = 4
@@ -91,8 +92,8 @@ def norm_rope(
         tl.store(target[:, None] + second_at[None, :], second, mask=there)
         if WRITE:
             there = cached[:, None] & (pair < HALF)[None, :]
-            tl.store(cell[:, None] + first_at[None, :], _cache(first, kv, inverse_scale), mask=there)
-            tl.store(cell[:, None] + second_at[None, :], _cache(second, kv, inverse_scale), mask=there)
+            tl.store(cell[:, None] + first_at[None, :], fit_cache(first, kv, inverse_scale), mask=there)
+            tl.store(cell[:, None] + second_at[None, :], fit_cache(second, kv, inverse_scale), mask=there)
     if REST_PAD > 0:
         if NORM:
             normed = _weigh(rest, scale, q_weight, k_weight, rest_at, rest_at < D, is_query, offset, WIDE)
@@ -100,7 +101,7 @@ def norm_rope(
         tl.store(target[:, None] + rest_at[None, :], rest, mask=moved[:, None] & (rest_at < D)[None, :])
         if WRITE:
             left = cached[:, None] & (rest_at < D)[None, :]
-            tl.store(cell[:, None] + rest_at[None, :], _cache(rest, kv, inverse_scale), mask=left)
+            tl.store(cell[:, None] + rest_at[None, :], fit_cache(rest, kv, inverse_scale), mask=left)
 
 
 @triton.jit
@@ -116,11 +117,12 @@ def _weigh(values, scale, q_weight, k_weight, at, there, is_query, offset, WIDE:
 
 
 @triton.jit
-def _cache(values, kv, inverse_scale):
+def fit_cache(values, kv, inverse_scale):
     """Return values in the cache's type, divided by its scale and kept in range where it is an 8-bit type."""
     if kv.dtype.element_ty.primitive_bitwidth == 8:
+        most = E4M3_MAX if kv.dtype.element_ty == tl.float8e4nv else E5M2_MAX
         scaled = values.to(tl.float32) * inverse_scale
-        return tl.minimum(tl.maximum(scaled, -FP8_MAX), FP8_MAX).to(kv.dtype.element_ty)
+        return tl.minimum(tl.maximum(scaled, -most), most).to(kv.dtype.element_ty)
     return values.to(kv.dtype.element_ty)
 
 

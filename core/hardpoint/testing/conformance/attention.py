@@ -22,6 +22,7 @@ from hardpoint.contract.attention import (
     BatchView,
     FusedAttentionLayer,
     HeadRotation,
+    StagedPlanner,
 )
 from hardpoint.contract.device import Device
 from hardpoint.contract.kv import KVSpec
@@ -29,6 +30,8 @@ from hardpoint.contract.limits import BatchLimits
 from hardpoint.ops.rotary import qk_norm_rope
 
 TOLERANCE: Final = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 4e-3}
+#: What a stored element may be off when the layer rounds it itself: a step of the type, seen through the average of many.
+FP8_TOLERANCE: Final = {"float8_e4m3fn": 1e-1, "float8_e5m2": 2e-1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +136,36 @@ def attention_cases() -> Iterator[AttentionCase]:
     yield AttentionCase(
         label="shared-bfloat16", requests=shared, decodes=2, shared=1040, dtype="bfloat16", head_size=128
     )
+    yield from _shared_decodes()
     yield from _fused_cases()
+    yield from _narrow_cases()
+
+
+def _shared_decodes() -> Iterator[AttentionCase]:
+    """Yield decodes that share enough for a backend to read it once for all of them."""
+    requests = tuple((1025 + 37 * index % 300, 1) for index in range(70))
+    plain = AttentionCase(label="shared-decodes", requests=requests, decodes=len(requests), shared=1024)
+    yield plain
+    yield replace(plain, label="shared-decodes-cap-sinks", soft_cap=5.0, sinks=True, num_heads=14)
+    mixed = (*requests[:66], (1100, 60), (1300, 200))
+    for name, dtype in itertools.product(("decodes", "mixed"), ("bfloat16", "float16")):
+        batch = (requests, 70) if name == "decodes" else (mixed, 66)
+        typed = replace(plain, label=f"shared-{name}-{dtype}", dtype=dtype, requests=batch[0], decodes=batch[1])
+        yield replace(typed, head_size=128, num_heads=8)
+        yield replace(typed, label=f"shared-{name}-fused-{dtype}", fused=True, block_size=32)
+    yield replace(plain, label="shared-decodes-float8", dtype="bfloat16", kv_dtype="float8_e4m3fn", num_kv_heads=4)
+
+
+def _narrow_cases() -> Iterator[AttentionCase]:
+    """Yield caches of 8-bit types."""
+    for name, kv_dtype in itertools.product(("decode", "chunked", "mixed"), FP8_TOLERANCE):
+        requests, decodes = _BATCHES[name]
+        for dtype in ("bfloat16", "float16", "float32"):
+            plain = AttentionCase(label=f"{name}-{dtype}-over-{kv_dtype}", requests=requests, decodes=decodes)
+            plain = replace(plain, dtype=dtype, kv_dtype=kv_dtype)
+            yield plain
+            yield replace(plain, label=f"{plain.label}-fused", fused=True, head_size=128)
+        yield replace(plain, label=f"{name}-over-{kv_dtype}-window", window=33, block_size=64, head_size=256)
 
 
 def _fused_cases() -> Iterator[AttentionCase]:
@@ -162,11 +194,20 @@ def check_attention(backend: AttentionBackend, device: Device, case: AttentionCa
             requests that share the batch.
     """
     scene = _Scene(backend, device, case, seed)
-    together = scene.run(range(len(case.requests)))
-    tolerance = max(TOLERANCE[case.dtype], TOLERANCE[case.kv_dtype or case.dtype])
+    every = range(len(case.requests))
+    together = scene.run(every)
+    prepared = scene.run(every, prepared=True) if scene.prepares else together
+    tolerance = TOLERANCE[case.dtype]
+    if case.kv_dtype in FP8_TOLERANCE:
+        # Products are in float16, at best.
+        tolerance = max(tolerance, FP8_TOLERANCE[case.kv_dtype] if case.fused else TOLERANCE["float16"])
+    elif case.kv_dtype:
+        tolerance = max(tolerance, TOLERANCE[case.kv_dtype])
     for index, request in enumerate(case.requests):
         where = f"{case.label}, request {index} {request}"
-        _assert_near(together[index].double(), scene.dense(index), tolerance, f"{where} against dense attention")
+        dense = scene.dense(index)
+        _assert_near(together[index].double(), dense, tolerance, f"{where} against dense attention")
+        _assert_near(prepared[index].double(), dense, tolerance, f"{where}, prepared, against dense attention")
         (alone,) = scene.run([index])
         _assert_near(together[index], alone, tolerance, f"{where} against the same request alone")
 
@@ -236,7 +277,7 @@ class _Scene:
         self._layer = backend.layer(config, case.block_size)
         for index, (length, new) in enumerate(case.requests):
             kept = np.arange(self._first_kept(index), length - new if case.fused else length)
-            k, v = (side[kept].to(dtype).to(self._device) for side in self._kv[index])
+            k, v = (side.to(dtype)[kept].to(self._device) for side in self._kv[index])
             self._layer.write(self._cache, k, v, self._slots(index, kept))
 
     def _parts(self) -> list[int]:
@@ -283,8 +324,13 @@ class _Scene:
         slots = self._tables[index][block].astype(self._slot_dtype) * self._case.block_size + offset
         return torch.from_numpy(slots.astype(self._slot_dtype)).to(self._device)
 
-    def run(self, indices: range | list[int]) -> list[torch.Tensor]:
-        """Return the results per request for a batch of these requests."""
+    @property
+    def prepares(self) -> bool:
+        """Whether the case is a step of decodes and the backend has something to do before a prepared one."""
+        return self._case.decodes == len(self._case.requests) and isinstance(self._planner, StagedPlanner)
+
+    def run(self, indices: range | list[int], *, prepared: bool = False) -> list[torch.Tensor]:
+        """Return the results per request for a batch of these requests, planned as a prepared step is if wanted."""
         case = self._case
         chosen = [case.requests[index] for index in indices]
         new = np.array([tokens for _, tokens in chosen], np.int32)
@@ -314,11 +360,29 @@ class _Scene:
             max_seq_len=int(lengths.max()),
             block_size=case.block_size,
         )
+        if prepared:
+            view = self._prepared(view)
         out = self._attend(indices, view)
         q = self._q[0]
         assert out.shape == (view.num_tokens, *q.shape[1:])
         assert out.dtype == q.dtype
         return [out[low:high].cpu() for low, high in itertools.pairwise(start)]
+
+    def _prepared(self, view: BatchView) -> BatchView:
+        """Stage the batch as other rows of a larger one; return a view whose host side says nothing but bounds."""
+        count, width = view.block_table_host.shape
+        rows = self._rng.permutation(count + 3)[:count].astype(np.int32)
+        table = np.zeros((count + 3, width + 1), np.int32)
+        table[rows, :width] = view.block_table_host
+        variant = self._planner.stage(rows, table, view.seq_lens_host)
+        bound = width * self._case.block_size
+        return replace(
+            view,
+            seq_lens_host=np.full(count, bound, np.int32),
+            block_table_host=np.zeros((count, width), np.int32),
+            max_seq_len=bound,
+            variant=variant,
+        )
 
     def _attend(self, indices: range | list[int], view: BatchView) -> torch.Tensor:
         """Attend as the core does, see :class:`hardpoint.layers.attention.Attention`."""
