@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     found = "ok: " + check(architecture, make(architecture, Path(root)), given.platform, dtype)
                 except Exception as error:
                     failures += 1
-                    found = f"FAILED: {error}" if isinstance(error, AssertionError) else traceback.format_exc(limit=-3)
+                    found = f"FAILED: {error}" if isinstance(error, AssertionError) else traceback.format_exc(limit=-2)
                 seconds = time.monotonic() - begin
                 print(f"{architecture} {dtype} [{seconds:.1f} s] {found}", flush=True)
     print(f"{failures} failed, {time.monotonic() - began:.0f} s", flush=True)
