@@ -12,11 +12,13 @@ import triton
 
 from hardpoint.contract.quant import NormSpec
 from hardpoint_triton import dependent
-from hardpoint_triton.quantize_kernels import NORM, PLAIN, SILU, quantize_row
+from hardpoint_triton.quantize_kernels import NORM, PLAIN, SILU, quantize_row, rescale_row
+from hardpoint_triton.stream import ACTIVATIONS
 
 DTYPE: Final = torch.float8_e4m3fn
 #: Elements that share a scale where a row has several.
 GROUP: Final = 128
+_BLOCK: Final = 1024
 
 Quantized = tuple[torch.Tensor, torch.Tensor]
 
@@ -42,6 +44,38 @@ def norm_quantize(x: torch.Tensor, norm: NormSpec, weight: torch.Tensor, *, grou
 def silu_mul_quantize(gate_up: torch.Tensor, *, group: int = 0) -> Quantized:
     """Apply ``silu_mul`` to ``gate_up`` [T, 2 * size], then :func:`quantize` the result [T, size]."""
     return _launch(gate_up, None, None, gate_up.shape[1] // 2, SILU.value, group)
+
+
+def rescale(
+    raw: torch.Tensor,
+    x_scale: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return ``residual + activation(raw * x_scale * weight_scale + bias)``.
+
+    Args:
+        raw: [T, out], contiguous, the product of codes.
+        x_scale: float32 [T, 1].
+        weight_scale: float32 [out].
+        bias: [out].
+        activation: see :class:`hardpoint.contract.quant.Fusion`; the result has half of the features.
+        residual: [T, out of the result], contiguous; overwritten and returned. ``raw`` is, where it is absent and fits.
+    """
+    rows, width = raw.shape
+    n_out = width // 2 if activation else width
+    out = residual
+    if out is None:
+        out = torch.empty((rows, n_out), dtype=raw.dtype, device=raw.device) if activation else raw
+    if rows:
+        rescale_row[(rows, triton.cdiv(n_out, _BLOCK))](
+            raw, x_scale, weight_scale, raw if bias is None else bias, out, out, n_out,
+            BLOCK=_BLOCK, KIND=ACTIVATIONS[activation], BIAS=bias is not None, RESIDUAL=residual is not None,
+            num_warps=4, **dependent.keywords(raw.device),
+        )  # fmt: skip
+    return out
 
 
 def _launch(

@@ -1,4 +1,4 @@
-"""Inputs of quantized products: norm or activation, then rounding to E4M3, in one pass over memory."""
+"""Around quantized products: norm or activation, then rounding to E4M3, in one pass; scales and the rest behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton.dependent import release, wait
+from hardpoint_triton.stream_kernels import gated
 
 #: The largest finite value of E4M3.
 LARGEST = tl.constexpr(448.0)
@@ -59,3 +60,30 @@ def quantize_row(x, weight, codes, scales, x_stride, scale_row, scale_group, eps
     # The quotient of the largest may round up past the last value, which conversion on some chips does not catch.
     quotient = tl.minimum(tl.maximum(quotient, -LARGEST), LARGEST)
     tl.store(codes + row * SIZE + at, quotient.to(codes.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def rescale_row(raw, x_scale, weight_scale, bias, residual, out, n_out, BLOCK: tl.constexpr, KIND: tl.constexpr,
+                BIAS: tl.constexpr, RESIDUAL: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """``residual + activation(raw * x_scale * weight_scale + bias)`` for a block of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = n < n_out
+    factor = tl.load(weight_scale + n, mask=there, other=0.0)
+    if KIND:
+        up_factor = tl.load(weight_scale + n_out + n, mask=there, other=0.0)
+    release(PDL)
+    wait(PDL)
+    scale = tl.load(x_scale + row)
+    width = 2 * n_out if KIND else n_out
+    total = tl.load(raw + row * width + n, mask=there, other=0.0).to(tl.float32) * (factor * scale)
+    if BIAS:
+        total += tl.load(bias + n, mask=there, other=0.0).to(tl.float32)
+    if KIND:
+        up = tl.load(raw + row * width + n_out + n, mask=there, other=0.0).to(tl.float32) * (up_factor * scale)
+        if BIAS:
+            up += tl.load(bias + n_out + n, mask=there, other=0.0).to(tl.float32)
+        total = gated(total, up, KIND)
+    if RESIDUAL:
+        total += tl.load(residual + row * n_out + n, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + row * n_out + n, total.to(out.dtype.element_ty), mask=there)
