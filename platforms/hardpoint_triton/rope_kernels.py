@@ -27,14 +27,16 @@ MANY_HEADS: Final = 16
 @triton.jit
 def norm_rope(
     qkv, out, q_weight, k_weight, positions, cos_sin, slots, kv,
-    qkv_stride, out_stride, table_stride, kv_half, kv_block, kv_head, kv_token, eps, offset, inverse_scale,
+    qkv_stride, out_stride, k_more, k_shift, v_shift, table_stride, kv_half, kv_block, kv_head, kv_token, eps, offset, inverse_scale,
     HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
     REST_PAD: tl.constexpr, GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr,
-    PAIRED: tl.constexpr, WRITE: tl.constexpr, PDL: tl.constexpr,
+    PAIRED: tl.constexpr, WRITE: tl.constexpr, VALUES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Serve ``GROUP`` of a token's heads: HEADS queries, KV keys, KV values, in the projection's order.
 
-    ``out`` takes queries and keys in that order; it may be ``qkv``.
+    ``out`` takes queries and keys in that order, and values with VALUES; it may be ``qkv``. Keys and values are off by
+    ``k_shift`` elements and ``k_more`` per token from where that order has them in rows of ``out_stride``, values by
+    ``v_shift`` more.
     """
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
@@ -43,15 +45,16 @@ def norm_rope(
     dependent.wait(PDL)
     dependent.release(PDL)
     source = qkv + token * qkv_stride + head * D
-    target = out + token * out_stride + head * D
-    moved = live & (head < HEADS + KV)
+    # Products rather than a choice of addresses, which would hide from the compiler how they are aligned.
+    beyond = (head >= HEADS).to(tl.int64)
+    half = is_value.to(tl.int64)
+    target = out + token * out_stride + head * D + beyond * (k_shift + token * k_more) + half * v_shift
+    moved = live & (head < HEADS + (2 * KV if VALUES else KV))
     cached = live & (head >= HEADS)
     cell = kv
     if WRITE:
         slot = tl.load(slots + token).to(tl.int64)
         cached = live & (head >= tl.where(slot >= 0, HEADS, HEADS + 2 * KV))
-        # Products rather than a choice of addresses, which would hide from the compiler how they are aligned.
-        half = is_value.to(tl.int64)
         cell = kv + (slot // BLOCK_SIZE) * kv_block + (slot % BLOCK_SIZE) * kv_token + half * kv_half
         cell = cell + (head - HEADS - half * KV) * kv_head
 
@@ -136,23 +139,33 @@ def norm_rope_write(
     slots: torch.Tensor,
     kv: torch.Tensor,
     scale: float = 1.0,
+    *,
+    dense: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Norm and rotate a fused projection in place and store its keys and values.
+    """Norm and rotate a fused projection and store its keys and values.
 
     Args:
-        qkv: [T, (num_heads + 2 * num_kv_heads) * head_size], rows of any stride; queries and keys are overwritten.
+        qkv: [T, (num_heads + 2 * num_kv_heads) * head_size], rows of any stride.
         rotation: norms (both or none) and rotation.
         positions: int64[T].
         slots: int64[T], ``block * block_size + offset``; negative ones are not stored.
         kv: [2, blocks, num_kv_heads, block_size, head_size], keys first; the last axis contiguous.
         scale: what a stored element of an 8-bit cache is multiplied with when it is read.
+        dense: return contiguous tensors rather than overwrite queries and keys.
 
     Returns:
-        ``(q, k, v)`` as views of ``qkv``: [T, heads, head_size] with one stride between tokens for all three.
+        ``(q, k, v)``, [T, heads, head_size]: contiguous with ``dense``, else views of ``qkv``.
     """
-    heads = qkv.unflatten(1, (num_heads + 2 * num_kv_heads, head_size))
-    q, k, v = torch.split(heads, [num_heads, num_kv_heads, num_kv_heads], 1)
-    _launch(qkv, qkv, rotation, num_heads, num_kv_heads, head_size, positions, slots, kv, scale)
+    parts = [num_heads, num_kv_heads, num_kv_heads]
+    if dense:
+        flat = qkv.new_empty(qkv.shape[0] * sum(parts) * head_size)
+        q, k, v = (
+            part.view(-1, heads, head_size)
+            for part, heads in zip(flat.split([qkv.shape[0] * n * head_size for n in parts]), parts, strict=True)
+        )
+    else:
+        q, k, v = torch.split(qkv.unflatten(1, (sum(parts), head_size)), parts, 1)
+    _launch(qkv, q, k, v, rotation, positions, slots, kv, scale)
     return q, k, v
 
 
@@ -170,45 +183,49 @@ def qk_norm_rope(
     interleaved: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See ``hardpoint.ops.rotary.qk_norm_rope``; one of the two norms alone is not offered by any model."""
-    out = qkv.new_empty((qkv.shape[0], (num_heads + num_kv_heads) * head_size))
+    out = qkv.new_empty((qkv.shape[0], num_heads + num_kv_heads, head_size))
+    q, k = out[:, :num_heads], out[:, num_heads:]
+    v = qkv.unflatten(1, (num_heads + 2 * num_kv_heads, head_size))[:, num_heads + num_kv_heads :]
     rotation = HeadRotation(
         q_weight=q_weight, k_weight=k_weight, eps=eps, offset=offset, cos_sin=cos_sin, interleaved=interleaved
     )
-    _launch(qkv, out, rotation, num_heads, num_kv_heads, head_size, positions, None, None, 1.0)
-    heads = out.view(-1, num_heads + num_kv_heads, head_size)
-    v = qkv.unflatten(1, (num_heads + 2 * num_kv_heads, head_size))[:, num_heads + num_kv_heads :]
-    return heads[:, :num_heads], heads[:, num_heads:], v
+    _launch(qkv, q, k, None, rotation, positions, None, None, 1.0)
+    return q, k, v
 
 
 def _launch(
     qkv: torch.Tensor,
-    out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor | None,
     rotation: HeadRotation,
-    num_heads: int,
-    num_kv_heads: int,
-    head_size: int,
     positions: torch.Tensor,
     slots: torch.Tensor | None,
     kv: torch.Tensor | None,
     scale: float,
 ) -> None:
-    tokens = qkv.shape[0]
+    """Fill ``q``, ``k`` and ``v``, which are parts of one tensor; values stay where ``v`` is ``None`` or in place."""
+    (tokens, num_heads, head_size), num_kv_heads = q.shape, k.shape[1]
     if tokens == 0:
         return
+    element = q.element_size()
+    k_shift = (k.data_ptr() - q.data_ptr()) // element - num_heads * head_size
+    moves = v is not None and v.data_ptr() != qkv.data_ptr() + (num_heads + num_kv_heads) * head_size * element
+    v_shift = (v.data_ptr() - k.data_ptr()) // element - num_kv_heads * head_size if v is not None and moves else 0
     table, weight = rotation.cos_sin, rotation.q_weight
     norm = weight is not None and rotation.k_weight is not None
     half = 0 if table is None else table.shape[1] // 2
     rest = head_size - 2 * half
     group = FEW_HEADS if tokens <= FEW_TOKENS else MANY_HEADS
     norm_rope[(tokens, triton.cdiv(num_heads + 2 * num_kv_heads, group))](
-        qkv, out, weight if norm else qkv, rotation.k_weight if norm else qkv, positions,
+        qkv, q, weight if norm else qkv, rotation.k_weight if norm else qkv, positions,
         qkv if table is None else table, positions if slots is None else slots, qkv if kv is None else kv,
-        qkv.stride(0), out.stride(0), 0 if table is None else table.stride(0),
+        qkv.stride(0), q.stride(0), k.stride(0) - q.stride(0), k_shift, v_shift, 0 if table is None else table.stride(0),
         *((0, 0, 0, 0) if kv is None else kv.stride()[:4]), rotation.eps, rotation.offset, 1.0 / scale,
         HEADS=num_heads, KV=num_kv_heads, D=head_size, HALF=half, HALF_PAD=triton.next_power_of_2(max(1, half)),
         REST_PAD=triton.next_power_of_2(rest) if rest else 0, GROUP=group,
         BLOCK_SIZE=1 if kv is None else kv.shape[3], NORM=norm,
         WIDE=bool(rotation.offset) or (weight is not None and weight.dtype != qkv.dtype),
-        PAIRED=rotation.interleaved, WRITE=kv is not None,
+        PAIRED=rotation.interleaved, WRITE=kv is not None, VALUES=moves,
         num_warps=1 if group == FEW_HEADS else 4, **dependent.keywords(qkv.device),
     )  # fmt: skip

@@ -32,10 +32,11 @@ def rotation_of(kind: str, size: int, dtype: torch.dtype) -> HeadRotation:
     )
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["in-place", "dense"])
 @pytest.mark.parametrize("kind", ["rotate", "norm", "wide", "offset", "plain", "partial", "interleaved"])
 @pytest.mark.parametrize(("tokens", "heads", "kv_heads", "size"), [(1, 4, 1, 64), (9, 6, 2, 80), (70, 5, 1, 32)])
 def test_results_and_cache_agree_with_op_and_plain_write(
-    kind: str, tokens: int, heads: int, kv_heads: int, size: int
+    kind: str, dense: bool, tokens: int, heads: int, kv_heads: int, size: int
 ) -> None:
     """Rows are part of a wider tensor, slots are shuffled, some tokens have none, and no other slot changes."""
     from hardpoint_triton.rope_kernels import norm_rope_write
@@ -59,10 +60,14 @@ def test_results_and_cache_agree_with_op_and_plain_write(
         if slot >= 0:
             wanted[0, slot // BLOCK_SIZE, :, slot % BLOCK_SIZE] = k[token]
             wanted[1, slot // BLOCK_SIZE, :, slot % BLOCK_SIZE] = v[token]
-    found = norm_rope_write(qkv, rotation, heads, kv_heads, size, positions, slots, cache)
+    raw = qkv.clone()
+    found = norm_rope_write(qkv, rotation, heads, kv_heads, size, positions, slots, cache, dense=dense)
     for name, actual, expected in zip("qkv", found, (q, k, v), strict=True):
         torch.testing.assert_close(actual, expected, atol=4e-3, rtol=4e-3, msg=lambda text, n=name: f"{n}: {text}")
-        assert actual.data_ptr() in range(qkv.data_ptr(), qkv.data_ptr() + qkv.stride(0) * 2 * tokens)
+        inside = actual.data_ptr() in range(qkv.data_ptr(), qkv.data_ptr() + qkv.stride(0) * 2 * tokens)
+        assert inside != dense
+        assert actual.is_contiguous() or not dense
+    assert torch.equal(qkv, raw) or not dense
     torch.testing.assert_close(cache, wanted, atol=4e-3, rtol=4e-3)
     stored = slots[slots >= 0]
     assert torch.equal(cache[1, stored // BLOCK_SIZE, :, stored % BLOCK_SIZE], found[2][slots >= 0])
