@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from hardpoint.config import EngineConfig
 from hardpoint.contract.device import Device
 from hardpoint.contract.platform import Platform
 from hardpoint.contract.quant import LinearKernel
 from hardpoint.layers.linear import TorchLinear
 from hardpoint.plugins import Catalogue
-from hardpoint.testing.conformance.linear import LinearCase, check_linear, linear_cases
+from hardpoint.testing.conformance.linear import ROWS, LinearCase, check_linear, linear_cases
 from hardpoint.testing.conformance.plugin import refuse
+from hardpoint.testing.conformance.shapes import SHAPE
 
 _CASES = list(linear_cases())
 
@@ -22,10 +24,24 @@ def kernels(platform: Platform, catalogue: Catalogue) -> dict[str, LinearKernel]
     return {**named, "torch": TorchLinear()}
 
 
+@pytest.fixture(scope="module")
+def rows(platform: Platform, device: Device, config: EngineConfig) -> tuple[int, ...]:
+    """Numbers of rows to try: those that the device's programs were compiled for where it wants fixed shapes."""
+    if not device.caps.static_shapes:
+        return ROWS
+    shapes = platform.limits(SHAPE, config).shapes
+    return tuple(sorted({shape.tokens for shape in shapes}))
+
+
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.label)
-def test_dense_layers(case: LinearCase, kernels: dict[str, LinearKernel], device: Device) -> None:
+def test_dense_layers(
+    case: LinearCase, kernels: dict[str, LinearKernel], device: Device, rows: tuple[int, ...]
+) -> None:
     if case.dtype not in device.caps.dtypes:
         refuse(f"the device does not run in {case.dtype}")
-    refusals = {name: check_linear(kernel, device.info, device.torch_device, case) for name, kernel in kernels.items()}
+    refusals = {
+        name: check_linear(kernel, device.info, device.torch_device, case, rows=rows)
+        for name, kernel in kernels.items()
+    }
     if all(refusals.values()):
         refuse([f"{name}: {', '.join(why)}" for name, why in refusals.items()])

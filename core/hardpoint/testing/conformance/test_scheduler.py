@@ -7,21 +7,11 @@ import pytest
 
 from hardpoint.config import EngineConfig
 from hardpoint.contract.limits import BatchLimits
-from hardpoint.contract.platform import ModelShape, Platform
+from hardpoint.contract.platform import Platform
 from hardpoint.params import SamplingParams
+from hardpoint.testing.conformance.shapes import SHAPE
 from hardpoint.testing.scheduling import Driver, Setup
 
-_SHAPE = ModelShape(
-    architecture="LlamaForCausalLM",
-    num_layers=2,
-    hidden_size=64,
-    num_heads=4,
-    num_kv_heads=2,
-    head_size=16,
-    vocab_size=24,
-    context=512,
-    dtype="float32",
-)
 _LENGTH = 256
 
 
@@ -29,7 +19,7 @@ _LENGTH = 256
 def limits(platform: Platform) -> BatchLimits:
     """The platform's limits for a small model and a batch that a test can fill."""
     config = EngineConfig.of(platform=platform.name, max_num_seqs=16, max_num_batched_tokens=256, max_model_len=_LENGTH)
-    return platform.limits(_SHAPE, config)
+    return platform.limits(SHAPE, config)
 
 
 @pytest.mark.parametrize("seed", range(6))
