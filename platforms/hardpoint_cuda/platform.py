@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hardpoint.contract.device import Capabilities, DeviceInfo, GraphSupport
-from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.limits import BatchLimits
 from hardpoint.contract.platform import Adjustment, ModelShape, WorkerLaunch
 from hardpoint.contract.version import Version
@@ -14,7 +13,6 @@ from hardpoint_cuda import nvml
 
 if TYPE_CHECKING:
     from hardpoint.config import EngineConfig
-    from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.device import Device
 
 #: Tokens of one step: enough for products at full rate, few enough that running requests do not wait long.
@@ -43,23 +41,16 @@ class CudaPlatform:
         return Capabilities(
             dtypes=frozenset(dtypes),
             preferred_dtype="bfloat16" if number >= FIRST_BFLOAT16 else "float16",
-            kv_dtypes=frozenset({"float8_e4m3fn"} if number >= FIRST_FP8 else ()),
+            kv_dtypes=frozenset({"float8_e4m3fn", "float8_e5m2"} if number >= FIRST_FP8 else ()),
             pinned_host=True,
             streams=True,
             asynchronous=True,
             graphs=GraphSupport.DECODE,
+            collectives=frozenset({"nccl"}),
         )
 
     def constrain(self, model: ModelShape, config: EngineConfig) -> Sequence[Adjustment]:
-        """Change nothing.
-
-        Raises:
-            ConfigError: for more than one rank.
-        """
-        if config.parallel.tensor_parallel_size > 1:
-            raise ConfigError(
-                f"--tensor-parallel-size is {config.parallel.tensor_parallel_size}; platform 'cuda' drives one GPU; use 1"
-            )
+        """Change nothing."""
         return ()
 
     def limits(self, model: ModelShape, config: EngineConfig) -> BatchLimits:
@@ -77,7 +68,7 @@ class CudaPlatform:
         return ("triton",)
 
     def linear_kernels(self) -> Sequence[str]:
-        return ("scaled_mm",)
+        return ("scaled_mm", "triton")
 
     def launch(self, config: EngineConfig) -> WorkerLaunch:
         return WorkerLaunch()

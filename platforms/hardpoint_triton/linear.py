@@ -43,7 +43,7 @@ class TritonLinear:
         return F.linear(x, weight, bias)
 
     def fuses(self, fusion: Fusion, scheme: LinearScheme, bias: bool) -> bool:
-        return scheme == DENSE and fusion.activation in ACTIVATIONS
+        return scheme == DENSE and fusion.activation in ACTIVATIONS and not fusion.input_activation
 
     def apply_fused(
         self,
@@ -55,10 +55,7 @@ class TritonLinear:
         residual: torch.Tensor | None,
     ) -> torch.Tensor:
         weight, norm = packed["weight"], fusion.norm
-        streams = len(x) <= STREAMED_ROWS[x.dtype] and takes(x, weight)
-        if norm is not None and norm_weight is not None and not (streams and norm_rides(x)):
-            x, norm = rms_norm(x, norm_weight, norm.eps, norm.offset), None
-        if streams:
+        if len(x) <= STREAMED_ROWS[x.dtype] and takes(x, weight):
             return stream(
                 x,
                 weight,
@@ -68,18 +65,13 @@ class TritonLinear:
                 residual=residual,
                 bias=bias,
             )
+        if norm is not None:
+            assert norm_weight is not None
+            x = rms_norm(x, norm_weight, norm.eps, norm.offset)
         if residual is not None and bias is None and not fusion.activation:
             return residual.addmm_(x, weight.t())
         y = activate(F.linear(x, weight, bias), fusion.activation)
         return y if residual is None else residual.add_(y)
-
-
-def norm_rides(x: torch.Tensor) -> bool:
-    """Return whether ``x`` times the norm's weight, before the division by the root mean square, stays in range.
-
-    One row is multiplied in float32; several go through the matrix units in their own type, where float16 could overflow.
-    """
-    return len(x) == 1 or x.dtype != torch.float16
 
 
 def activate(y: torch.Tensor, activation: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 import triton
 
 from hardpoint_triton import dependent
+from hardpoint_triton.norm_kernels import rms_norm
 from hardpoint_triton.stream_kernels import few_rows, one_row
 
 if TYPE_CHECKING:
@@ -21,21 +22,25 @@ ACTIVATIONS: Final = {"": 0, "silu_mul": 1, "gelu_mul": 2, "gelu_mul_exact": 3}
 ALIGNMENT: Final = 16
 #: Rows up to which :func:`stream` takes a product.
 MOST_ROWS: Final = 64
-#: Programs that run at the same time on one multiprocessor.
-RESIDENT: Final = 2
 #: Most programs that share a tile.
 MOST_SPLIT: Final = 8
+#: Most tiles that programs share.
+SHARED_TILES: Final = 1024
+#: Rows of the weight in a tile of several rows.
+TILE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How a product is cut up; see the kernels."""
+    """How a product is cut up; see the kernels. ``wave``: programs that fetch ``early`` elements of each row ahead."""
 
     block_n: int
     block_k: int
     split: int = 1
     stages: int = 4
     warps: int = 4
+    early: int = 0
+    wave: int = 0
 
 
 def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -83,52 +88,62 @@ def stream(
     if x.stride(1) != 1:
         x = x.contiguous()
     kind = ACTIVATIONS[activation]
-    eps, offset = (0.0, 0.0) if norm is None else (norm.eps, norm.offset)
     keywords = dependent.keywords(x.device)
+    processors = multiprocessors(x.device)
+    if norm is not None and rows > 1:
+        assert norm_weight is not None
+        x, norm = rms_norm(x, norm_weight, norm.eps, norm.offset), None
     flags = {
-        "NORM": norm is not None,
         "KIND": kind,
         "BIAS": bias is not None,
         "RESIDUAL": residual is not None,
         "SCALED": weight_scale is not None,
         "X_SCALED": x_scale is not None,
-        "PREFETCH": keywords["PDL"],
     }
     # A kernel never follows a pointer that its flags switch off.
-    pointers = [x if each is None else each for each in (norm_weight, bias, residual, weight_scale, x_scale)]
+    pointers = [x if each is None else each for each in (bias, residual, weight_scale, x_scale)]
     if rows == 1:
-        tile = one_row_tile(n_out, k_in, bool(kind))
+        tile = one_row_tile(n_out, k_in, weight.element_size(), bool(kind), processors)
+        eps, offset = (0.0, 0.0) if norm is None else (norm.eps, norm.offset)
         one_row[(triton.cdiv(n_out, tile.block_n),)](
-            x, weight, out, *pointers, n_out, k_in, eps, offset, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k,
-            EVEN=k_in % tile.block_k == 0, num_warps=tile.warps, **flags, **keywords,
+            x, weight, out, x if norm_weight is None else norm_weight, *pointers, n_out, k_in, eps, offset,
+            BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, STAGES=tile.stages, NORM=norm is not None,
+            EVEN=k_in % tile.block_k == 0, EARLY=tile.early if keywords["PDL"] else 0, FIRST_WAVE=tile.wave,
+            num_warps=tile.warps, **flags, **keywords,
         )  # fmt: skip
         return out
-    tile = few_rows_tile(n_out, k_in, triton.next_power_of_2(rows), bool(kind), multiprocessors(x.device))
+    tile = few_rows_tile(n_out, k_in, weight.element_size(), rows, bool(kind), processors)
     partial, arrived = workspace(x.device)
     few_rows[(triton.cdiv(n_out, tile.block_n), tile.split)](
-        x, weight, out, *pointers, partial, arrived, rows, x.stride(0), n_out, k_in, eps, offset,
+        x, weight, out, *pointers, partial, arrived, rows, x.stride(0), n_out, k_in,
         ROWS=max(16, triton.next_power_of_2(rows)), BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, SPLIT=tile.split,
-        STAGES=tile.stages, EVEN=k_in % (tile.block_k * tile.split) == 0, num_warps=tile.warps, **flags, **keywords,
+        STAGES=tile.stages, EVEN=k_in % (tile.block_k * tile.split) == 0, EARLY=tile.early if keywords["PDL"] else 0,
+        FIRST_WAVE=tile.wave, num_warps=tile.warps, **flags, **keywords,
     )  # fmt: skip
     return out
 
 
 @cache
-def one_row_tile(n_out: int, k_in: int, pair: bool) -> Tile:
-    """Return how one row's product is cut up."""
-    return Tile(4 if pair else 8, min(2048, triton.next_power_of_2(k_in)))
+def one_row_tile(n_out: int, k_in: int, size: int, pair: bool, processors: int) -> Tile:
+    """Return how one row's product is cut up; ``size`` is that of a weight's element."""
+    block_k = min(1024 // size, triton.next_power_of_2(k_in))
+    # Enough programs for every multiprocessor to have two.
+    block_n = 8
+    while block_n > 2 and triton.cdiv(n_out, block_n) < 2 * processors:
+        block_n //= 2
+    return Tile(block_n, block_k, stages=4 if pair else 6)
 
 
 @cache
-def few_rows_tile(n_out: int, k_in: int, rows: int, pair: bool, processors: int) -> Tile:
-    """Return how a product of few rows is cut up: into about as many equal programs as run at the same time."""
-    block_k = 64
-    tiles = triton.cdiv(n_out, 64)
+def few_rows_tile(n_out: int, k_in: int, size: int, rows: int, pair: bool, processors: int) -> Tile:
+    """Return how a product of few rows is cut up: where tiles are too few, programs share them."""
+    block_k = (256 if rows <= 32 and not pair else 128) // size
+    tiles = triton.cdiv(n_out, TILE)
     most = max(1, min(MOST_SPLIT, k_in // (4 * block_k)))
     split = 1
-    while split < most and tiles * split * 2 <= processors * RESIDENT:
+    while tiles * split * 2 <= processors and split * 2 <= most:
         split *= 2
-    return Tile(64, block_k, split, stages=4 if pair else 6)
+    return Tile(TILE, block_k, split, stages=5)
 
 
 @cache
@@ -141,8 +156,11 @@ def multiprocessors(device: torch.device) -> int:
 def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return memory for the sums of programs that share a tile, and for each tile how many have arrived (left at 0).
 
-    Calls on one device follow each other on one stream, or replace each other's work.
+    Calls on one device follow each other on one stream, or would overwrite each other's sums.
     """
-    tiles = multiprocessors(device) * RESIDENT
-    floats = tiles * MOST_SPLIT * (2 * 64 * MOST_ROWS + MOST_ROWS)
-    return torch.empty(floats, device=device), torch.zeros(tiles, dtype=torch.int32, device=device)
+    cells = 2 * TILE * MOST_ROWS
+    programs = SHARED_TILES if device.type == "cuda" else 64
+    return (
+        torch.empty(programs * cells, device=device),
+        torch.zeros(SHARED_TILES, dtype=torch.int32, device=device),
+    )
