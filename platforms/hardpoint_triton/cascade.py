@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from hardpoint.contract.step import Int32s
     from hardpoint_triton.decode import Scratch
 
+Positions = npt.NDArray[np.intp]
+
 #: Shared tokens are a multiple of this: of every kernel's tile.
 STEP: Final = 128
 #: Rows of a program: members times query heads per key/value head.
@@ -30,6 +33,8 @@ USUAL_MEMBERS: Final = 32
 MAX_SPLITS: Final = 16
 #: Bytes that have to be saved in one layer before a further launch pays, some microseconds at an H200's bandwidth.
 LEAST_BYTES: Final = 24e6
+#: And in one group, before it is worth a look.
+LEAST_GROUP_BYTES: Final = 12e6
 #: What a floating-point operation costs in bytes that could be read meanwhile, as the kernel was measured on an H200.
 BYTES_PER_FLOP: Final = 0.0105
 
@@ -104,64 +109,60 @@ class PrefixFinder:
     def _search(self, rows: Int32s, table: Int32s, seq_lens: Int32s) -> Prefixes | None:
         # The newest token's block is never shared: it is being written.
         blocks = (seq_lens - 1) // self._block_size
-        step = max(1, STEP // self._block_size)
-        best_saved, best = 0.0, None
-        deepest = int(blocks.max(initial=0))
-        depth = step
-        while depth <= deepest:
-            at = np.flatnonzero(blocks >= depth)
-            order = at[np.argsort(table[rows[at], depth - 1], kind="stable")]
-            ids = table[rows[order], depth - 1]
-            cuts = np.flatnonzero(np.diff(ids, prepend=-1, append=-1))
-            sizes = np.diff(cuts)
-            several = sizes > 1
-            if not several.any():
-                break
-            saved = sum(self._saved(int(size), depth) for size in sizes[several])
-            if saved > best_saved:
-                best_saved = saved
-                best = [
-                    order[start : start + size] for start, size in zip(cuts[:-1][several], sizes[several], strict=True)
-                ]
-            depth *= 2
-        if best is None:
+        total, groups = self._split(np.arange(len(rows)), 0, rows, table, blocks)
+        if total < LEAST_BYTES:
             return None
-        return self._grouped(best, rows, table, blocks, step)
+        skipped = np.zeros(len(rows), np.int32)
+        ends, tiles = [], []
+        begin = 0
+        for members, depth in groups:
+            tokens = depth * self._block_size
+            skipped[members] = tokens
+            ends.append((depth - 1, int(table[rows[members[0]], depth - 1])))
+            for at in range(0, len(members), MEMBERS):
+                tiles.append((begin + at, min(MEMBERS, len(members) - at), int(members[0]), tokens))
+            begin += len(members)
+        return Prefixes(
+            skipped=skipped,
+            members=np.concatenate([members for members, _ in groups]).astype(np.int32),
+            tiles=np.array(tiles, np.int32),
+            ends=np.array(ends, np.int64),
+            sizes=np.array([len(members) for members, _ in groups], np.int64),
+        )
+
+    def _split(
+        self, members: Positions, depth: int, rows: Int32s, table: Int32s, blocks: Int32s
+    ) -> tuple[float, list[tuple[Positions, int]]]:
+        """Return the best disjoint groups (members, blocks) among members that share ``depth`` blocks, and their savings.
+
+        Either all of them are one group, or those that share more are groups of their own.
+        """
+        step = max(1, STEP // self._block_size)
+        able = members[blocks[members] >= depth + step]
+        if len(able) < 2:
+            return 0.0, []
+        ids = table[rows[able], depth + step - 1]
+        order = np.argsort(ids, kind="stable")
+        cuts = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
+        total, groups = 0.0, []
+        for first, last in itertools.pairwise(cuts.tolist()):
+            inner = able[order[first:last]]
+            if self._saved(len(inner), int(blocks[inner].max())) < LEAST_GROUP_BYTES:
+                continue
+            common = max(_common(table, rows[inner], int(blocks[inner].min())) // step * step, depth + step)
+            saved, found = self._split(inner, common, rows, table, blocks)
+            own = self._saved(len(inner), common)
+            if own >= saved:
+                saved, found = own, [(inner, common)]
+            if saved >= LEAST_GROUP_BYTES:
+                total += saved
+                groups += found
+        return total, groups
 
     def _saved(self, members: int, depth: int) -> float:
         """Return what a group of so many members saves with so many shared blocks, in bytes of one layer."""
         tiles = -(-members // USUAL_MEMBERS)
         return depth * self._block_size * ((members - 1) * self._token_bytes - tiles * self._tile_cost)
-
-    def _grouped(
-        self, groups: list[npt.NDArray[np.intp]], rows: Int32s, table: Int32s, blocks: Int32s, step: int
-    ) -> Prefixes | None:
-        skipped = np.zeros(len(rows), np.int32)
-        kept, ends, tiles = [], [], []
-        total, begin = 0.0, 0
-        for members in groups:
-            depth = _common(table, rows[members], int(blocks[members].min())) // step * step
-            saved = self._saved(len(members), depth)
-            if saved <= 0:
-                continue
-            total += saved
-            tokens = depth * self._block_size
-            skipped[members] = tokens
-            kept.append(members.astype(np.int32))
-            ends.append((depth - 1, int(table[rows[members[0]], depth - 1])))
-            for at in range(0, len(members), MEMBERS):
-                count = min(MEMBERS, len(members) - at)
-                tiles.append((begin + at, count, int(members[0]), tokens))
-            begin += len(members)
-        if total < LEAST_BYTES:
-            return None
-        return Prefixes(
-            skipped=skipped,
-            members=np.concatenate(kept),
-            tiles=np.array(tiles, np.int32),
-            ends=np.array(ends, np.int64),
-            sizes=np.array([len(members) for members in kept], np.int64),
-        )
 
 
 def _common(table: Int32s, rows: Int32s, most: int) -> int:

@@ -35,6 +35,7 @@ BASE: dict[str, Any] = {"dtype": "float32", "skip_tokenizer_init": True, "max_mo
         ({"tensor_parallel_size": 4096}, ConfigError, r"needs 4096 devices"),
         ({"device_ids": "99999"}, ConfigError, r"99999"),
         ({"kv_cache_dtype": "int3"}, ConfigError, r"int3.*offers"),
+        ({"kv_cache_dtype": "fp8"}, ConfigError, r"fp8.*offers"),
         ({"max_num_sequences": 3}, ConfigError, r"did you mean"),
         ({"dtype": "complex64"}, ConfigError, r"must be one of"),
         ({"quantization": "crystal"}, HardpointError, r"crystal"),

@@ -96,7 +96,9 @@ class CacheConfig:
         aliases=("num_gpu_blocks_override",),
     )
     enable_prefix_caching: bool = setting(True, "Reuse the cache of equal prompt prefixes.")
-    kv_cache_dtype: str = setting("auto", "Element type of the cache; auto is the model's.")
+    kv_cache_dtype: str = setting(
+        "auto", "Element type of the cache: torch's name, fp8 (fp8_e4m3) or fp8_e5m2; auto is the model's."
+    )
 
     def __post_init__(self) -> None:
         _at_least(self, "block_size", 1)

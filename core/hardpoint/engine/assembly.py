@@ -15,7 +15,7 @@ from hardpoint.config import EngineConfig, apply_adjustments
 from hardpoint.contract.collectives import World
 from hardpoint.contract.device import Capabilities, DeviceInfo
 from hardpoint.contract.errors import ConfigError
-from hardpoint.contract.kv import KVPlan
+from hardpoint.contract.kv import KV_DTYPE_ALIASES, KVPlan
 from hardpoint.contract.limits import BatchLimits
 from hardpoint.contract.platform import Adjustment, ModelShape, Platform
 from hardpoint.contract.policy import SchedulingPolicy
@@ -219,10 +219,14 @@ def _decide(config: EngineConfig, shape: ModelShape, caps: Capabilities) -> Sequ
         changes.append(Adjustment(field="model.dtype", value=dtype, reason=reason))
     elif dtype not in caps.dtypes:
         raise ConfigError(f"--dtype {dtype} cannot run on this device; it runs {', '.join(sorted(caps.dtypes))}")
-    kv_dtype = config.cache.kv_cache_dtype
+    wanted = config.cache.kv_cache_dtype
+    kv_dtype = KV_DTYPE_ALIASES.get(wanted, wanted)
     if kv_dtype != "auto" and kv_dtype not in caps.kv_dtypes and kv_dtype != dtype:
-        offered = ", ".join(sorted({"auto", *caps.kv_dtypes}))
-        raise ConfigError(f"--kv-cache-dtype {kv_dtype} cannot run on this device; it offers {offered}")
+        short = {alias for alias, name in KV_DTYPE_ALIASES.items() if name in caps.kv_dtypes}
+        offered = ", ".join(sorted({"auto", *caps.kv_dtypes, *short}))
+        raise ConfigError(f"--kv-cache-dtype {wanted} cannot run on this device; it offers {offered}")
+    if kv_dtype != wanted:
+        changes.append(Adjustment(field="cache.kv_cache_dtype", value=kv_dtype, reason=f"the type called {wanted}"))
     length = config.model.max_model_len
     if length is None:
         changes.append(Adjustment(field="model.max_model_len", value=shape.context, reason="the model's context"))

@@ -55,7 +55,9 @@ class KVPool:
         """Copy blocks: int32[c, 2] of (source, destination), in every layer."""
         if not len(pairs):
             return
-        for tensor, axis in zip(self._tensors, self._axes, strict=True):
+        for held, axis in zip(self._tensors, self._axes, strict=True):
+            # Copying knows no 8-bit floating-point types.
+            tensor = held.view(torch.uint8) if held.element_size() == 1 else held
             source, destination = torch.from_numpy(pairs.astype("int64")).to(tensor.device).unbind(1)
             tensor.index_copy_(axis, destination, tensor.index_select(axis, source))
 
