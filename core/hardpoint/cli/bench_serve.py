@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from tqdm import tqdm
 
+from hardpoint.bench.workloads import Load
 from hardpoint.cli.load_client import Answer, arrivals, run_load
 from hardpoint.cli.measure import machine, summary, write_json
 from hardpoint.cli.remote import Remote, ServerError
@@ -22,6 +23,8 @@ _TITLES = {
     "itl": ("Inter-token Latency", "ITL"),
     "e2el": ("End-to-end Latency", "E2EL"),
 }
+#: Metrics that ``--goodput`` takes.
+_OBJECTIVES = ("ttft", "tpot", "e2el")
 _WIDTH = 50
 
 
@@ -41,6 +44,15 @@ _WIDTH = 50
 @click.option("--burstiness", type=float, default=1.0, show_default=True, help="1 is Poisson; more is more even.")
 @click.option("--max-concurrency", type=LENGTH, help="Most requests in flight.")
 @click.option("--num-warmups", type=int, default=0, show_default=True, help="Requests sent before the clock runs.")
+@click.option(
+    "--warm-prompts", is_flag=True, help="Send every prompt once first, for its first token: a warm prefix cache."
+)
+@click.option(
+    "--goodput",
+    multiple=True,
+    metavar="NAME:MS",
+    help="Count requests that meet this objective, e.g. ttft:200 or tpot:50; may be repeated.",
+)
 @click.option("--temperature", type=float, default=0.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--metric-percentiles", default="90,99", show_default=True)
@@ -63,7 +75,8 @@ def serve(**given: Any) -> None:
     metrics = [name.strip() for name in given["percentile_metrics"].split(",")]
     if unknown := [name for name in metrics if name not in _TITLES]:
         raise click.UsageError(f"--percentile-metrics: {', '.join(unknown)} is none of {', '.join(_TITLES)}")
-    result = _measure(url, remote.model, vocab, given)
+    objectives = _objectives(given["goodput"])
+    result = _measure(url, remote.model, vocab, given, objectives)
     _check(result.pop("errors"), result)
     if given["as_json"]:
         click.echo(json.dumps(result, indent=1))
@@ -74,7 +87,25 @@ def serve(**given: Any) -> None:
         write_json(f"{given['result_dir']}/{name}", result)
 
 
-def _measure(url: str, model: str, vocab: int, given: dict[str, Any]) -> dict[str, Any]:
+def _objectives(texts: Sequence[str]) -> dict[str, float]:
+    """Return metric -> most milliseconds."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, limit = text.partition(":")
+        try:
+            found[name] = float(limit)
+        except ValueError:
+            found[name] = -1.0
+        if name not in _OBJECTIVES or found[name] < 0:
+            raise click.UsageError(
+                f"--goodput {text!r} is no objective; give {', '.join(_OBJECTIVES)} with ms, e.g. ttft:200"
+            )
+    return found
+
+
+def _measure(
+    url: str, model: str, vocab: int, given: dict[str, Any], objectives: Mapping[str, float]
+) -> dict[str, Any]:
     lengths = (given["random_input_len"], given["random_output_len"], vocab)
     ratio, seed = given["random_range_ratio"], given["seed"]
     loads = random_loads(given["num_prompts"], *lengths, ratio=ratio, seed=seed)
@@ -90,6 +121,9 @@ def _measure(url: str, model: str, vocab: int, given: dict[str, Any]) -> dict[st
         # Prompts of their own: those of the run must not find their prefixes in the cache.
         warm = random_loads(given["num_warmups"], *lengths, ratio=ratio, seed=seed + 1)
         asyncio.run(run_load(url, given["endpoint"], headers, warm, [0.0] * len(warm), body))
+    if given["warm_prompts"]:
+        once = [Load(load.prompt, 1) for load in loads]
+        asyncio.run(run_load(url, given["endpoint"], headers, once, [0.0] * len(once), body))
     times = arrivals(len(loads), given["request_rate"], given["burstiness"], seed)
     with tqdm(total=len(loads), disable=given["disable_tqdm"] or given["as_json"]) as bar:
         answers, duration = asyncio.run(
@@ -115,17 +149,31 @@ def _measure(url: str, model: str, vocab: int, given: dict[str, Any]) -> dict[st
         "burstiness": given["burstiness"],
         "max_concurrency": given["max_concurrency"],
         "seed": seed,
-        **report(answers, duration, wanted),
+        "warm_prompts": given["warm_prompts"],
+        **report(answers, duration, wanted, objectives),
         "errors": [answer.error for answer in answers if answer.error],
     }
 
 
-def report(answers: Sequence[Answer], duration: float, wanted: Sequence[float]) -> dict[str, Any]:
-    """Return the result of a run under vLLM's keys; ``wanted`` are percentiles."""
+def report(
+    answers: Sequence[Answer], duration: float, wanted: Sequence[float], objectives: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return the result of a run under vLLM's keys, defined as vLLM defines them.
+
+    Time to first token is until the first chunk, per output token what is left of the latency over the other tokens (of
+    requests that have others), inter-token latency every gap between chunks, goodput the requests per second that meet all
+    objectives.
+
+    Args:
+        answers: of all requests.
+        duration: seconds of the run.
+        wanted: percentiles.
+        objectives: metric -> most milliseconds.
+    """
     done = [answer for answer in answers if answer.error is None]
     inputs = sum(answer.prompt_tokens for answer in done)
     outputs = sum(answer.output_tokens for answer in done)
-    tpots = [(a.latency - a.ttft) / (a.output_tokens - 1) for a in done if a.output_tokens > 1]
+    tpots = [_per_token(answer) for answer in done if answer.output_tokens > 1]
     return {
         "duration": duration,
         "completed": len(done),
@@ -133,6 +181,7 @@ def report(answers: Sequence[Answer], duration: float, wanted: Sequence[float]) 
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
         "request_throughput": len(done) / duration,
+        **({"request_goodput": sum(_meets(answer, objectives) for answer in done) / duration} if objectives else {}),
         "output_throughput": outputs / duration,
         "total_token_throughput": (inputs + outputs) / duration,
         **summary([answer.ttft for answer in done], "ttft", wanted),
@@ -140,6 +189,15 @@ def report(answers: Sequence[Answer], duration: float, wanted: Sequence[float]) 
         **summary([gap for answer in done for gap in answer.gaps], "itl", wanted),
         **summary([answer.latency for answer in done], "e2el", wanted),
     }
+
+
+def _per_token(answer: Answer) -> float:
+    return (answer.latency - answer.ttft) / (answer.output_tokens - 1) if answer.output_tokens > 1 else 0.0
+
+
+def _meets(answer: Answer, objectives: Mapping[str, float]) -> bool:
+    found = {"ttft": answer.ttft, "tpot": _per_token(answer), "e2el": answer.latency}
+    return all(found[name] * 1e3 <= limit for name, limit in objectives.items())
 
 
 def table(result: dict[str, Any], metrics: Sequence[str]) -> str:
@@ -159,6 +217,8 @@ def table(result: dict[str, Any], metrics: Sequence[str]) -> str:
     row("Total input tokens:", result["total_input_tokens"])
     row("Total generated tokens:", result["total_output_tokens"])
     row("Request throughput (req/s):", result["request_throughput"])
+    if "request_goodput" in result:
+        row("Request goodput (req/s):", result["request_goodput"])
     row("Output token throughput (tok/s):", result["output_throughput"])
     row("Total token throughput (tok/s):", result["total_token_throughput"])
     for name in metrics:

@@ -39,13 +39,16 @@ class Answer:
 
 
 def arrivals(count: int, rate: float, burstiness: float, seed: int) -> list[float]:
-    """Return when each request is sent, in seconds from the start; gamma-distributed gaps, 0 for an infinite rate."""
+    """Return when each request is sent, in seconds from the start; 0 for an infinite rate.
+
+    Gaps are gamma-distributed, then stretched so that the last request is sent at ``count / rate``, as vLLM does: runs with
+    different seeds last equally long.
+    """
     if rate == float("inf"):
         return [0.0] * count
-    numbers = np.random.default_rng(seed)
-    gaps = numbers.gamma(shape=burstiness, scale=1.0 / (rate * burstiness), size=count)
-    times = np.cumsum(gaps) - gaps[0]
-    return [float(time) for time in times]
+    gaps = np.random.default_rng(seed).gamma(shape=burstiness, scale=1.0 / (rate * burstiness), size=count)
+    times = np.cumsum(gaps)
+    return [float(time) for time in times * (count / rate / times[-1])]
 
 
 async def run_load(

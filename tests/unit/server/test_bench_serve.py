@@ -36,10 +36,30 @@ def test_prompts_are_reproducible_and_of_the_asked_lengths():
 def test_arrivals_keep_the_rate():
     assert arrivals(3, float("inf"), 1.0, 0) == [0.0, 0.0, 0.0]
     poisson, even = (np.diff(arrivals(20000, 50.0, burstiness, 0)) for burstiness in (1.0, 100.0))
-    assert poisson.mean() == pytest.approx(1 / 50, rel=0.05)
-    assert even.mean() == pytest.approx(1 / 50, rel=0.05)
+    assert poisson.mean() == pytest.approx(1 / 50, rel=0.01)
+    assert even.mean() == pytest.approx(1 / 50, rel=0.01)
+    assert poisson.std() == pytest.approx(1 / 50, rel=0.05)
     assert even.std() < poisson.std() / 5
-    assert arrivals(3, 1.0, 1.0, 0)[0] == 0.0
+    for seed in range(3):
+        assert arrivals(120, 4.0, 1.0, seed)[-1] == pytest.approx(30.0)
+
+
+def test_goodput_counts_requests_that_meet_every_objective():
+    answers = [
+        Answer(ttft=0.1, latency=0.2, prompt_tokens=1, output_tokens=11),  # 10 ms a token
+        Answer(ttft=0.1, latency=0.6, prompt_tokens=1, output_tokens=11),  # 50 ms a token
+        Answer(ttft=0.3, latency=0.4, prompt_tokens=1, output_tokens=11),
+        Answer(ttft=0.1, latency=0.1, prompt_tokens=1, output_tokens=1),  # has no further token
+        Answer(error="refused"),
+    ]
+    assert "request_goodput" not in report(answers, 2.0, [99])
+    for objectives, good in (
+        ({"ttft": 200.0}, 3),
+        ({"ttft": 200.0, "tpot": 20.0}, 2),
+        ({"e2el": 400.0}, 3),
+        ({"ttft": 100.0, "e2el": 150.0}, 1),
+    ):
+        assert report(answers, 2.0, [99], objectives)["request_goodput"] == good / 2
 
 
 def test_report_against_numbers_by_hand():
