@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -188,6 +189,24 @@ class LLM:
         """Forget cached prefixes; return whether all of them could be forgotten."""
         with self._running:
             return self._engine().reset_prefix_cache()
+
+    def start_profile(self) -> None:
+        """Begin to record what the engine's loop, the host's threads and the device do.
+
+        Raises:
+            ProfileError: when it cannot be recorded.
+        """
+        with self._running:
+            self._engine().start_profile()
+
+    def stop_profile(self, path: str | Path) -> None:
+        """End it and write a Chrome trace (``chrome://tracing``, Perfetto) to ``path``; ranks after the first beside it.
+
+        Raises:
+            ProfileError: when no profile was started, or the file cannot be written.
+        """
+        with self._running:
+            self._engine().stop_profile(str(path))
 
     def get_metrics(self) -> dict[str, Any]:
         """Return the engine's gauges and counters as of the last step."""

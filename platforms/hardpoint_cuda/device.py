@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,6 +20,11 @@ from hardpoint.contract.device import (
     StepPreparer,
     Stream,
 )
+from hardpoint.contract.errors import ConfigError
+from hardpoint_cuda import nvml
+
+#: How CUDA, cuBLAS, cuDNN, Triton and NCCL say that memory ran out.
+OUT_OF_MEMORY: Final = ("out of memory", "_STATUS_ALLOC_FAILED", "Failed to CUDA calloc")
 
 
 class CudaDevice:
@@ -32,7 +37,9 @@ class CudaDevice:
     def __init__(self, info: DeviceInfo, caps: Capabilities) -> None:
         self.info = info
         self.caps = caps
-        self._device = torch.device("cuda", info.index)
+        # Before anything starts the driver's context, which counts as ours.
+        self._used_by_others = nvml.used_bytes(info.index)
+        self._device = torch.device("cuda", ordinal(info))
         torch.cuda.set_device(self._device)
         self._copies = torch.cuda.Stream(self._device)
 
@@ -42,14 +49,21 @@ class CudaDevice:
         return self._device
 
     def memory(self) -> MemoryInfo:
-        """Return the driver's count of free memory, with what PyTorch's allocator holds unused added."""
+        """Return the driver's count of free memory, with what PyTorch's allocator holds unused added.
+
+        What the driver takes is what the GPU's use has grown by since it was opened, beside the allocator's share; other
+        processes that come and go meanwhile are counted in.
+        """
         free, total = torch.cuda.mem_get_info(self._device)
         reserved, allocated = torch.cuda.memory_reserved(self._device), torch.cuda.memory_allocated(self._device)
+        grown = nvml.used_bytes(self.info.index) - self._used_by_others
         return MemoryInfo(
             free=free + reserved - allocated,
             total=total,
             used=allocated,
             peak=torch.cuda.max_memory_allocated(self._device),
+            cached=reserved - allocated,
+            driver=max(0, grown - reserved),
         )
 
     def reset_peak(self) -> None:
@@ -85,18 +99,23 @@ class CudaDevice:
         torch.cuda.manual_seed(value)
 
     def is_oom(self, error: BaseException) -> bool:
-        return isinstance(error, torch.cuda.OutOfMemoryError)
+        """Return whether ``error`` says that memory ran out: PyTorch's, or a library's own words."""
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            return True
+        text = str(error)
+        return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
 
     def preparer(self) -> StepPreparer | None:
         from hardpoint_cuda.graphs import GraphPreparer
 
-        return GraphPreparer()
+        return GraphPreparer(self._device)
 
     def communicators(self, world: World) -> CommunicatorFactory:
-        """Return the factory of a world of one; the platform refuses more ranks."""
+        """Join ``world`` over NCCL; a world of one needs no transport."""
         from hardpoint.executor.single import SingleRankFactory
+        from hardpoint_cuda.nccl import NcclFactory
 
-        return SingleRankFactory()
+        return NcclFactory(world, self._device) if world.size > 1 else SingleRankFactory()
 
     def health(self) -> str | None:
         """Return what the driver reports of a broken context, or ``None``."""
@@ -115,6 +134,24 @@ class CudaDevice:
     def close(self) -> None:
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
+
+
+def ordinal(info: DeviceInfo) -> int:
+    """Return what CUDA counts the GPU as: its order may differ from the management library's, and leave GPUs out.
+
+    Raises:
+        ConfigError: when CUDA does not see this GPU.
+    """
+    seen = [str(torch.cuda.get_device_properties(at).uuid) for at in range(torch.cuda.device_count())]
+    wanted = info.uuid.removeprefix("GPU-")
+    if len(seen) == 1 == len(nvml.devices()):
+        return 0
+    if wanted not in seen:
+        raise ConfigError(
+            f"CUDA does not see GPU {info.index} ({info.name}, {info.uuid}), it sees {len(seen)} other(s); "
+            "CUDA_VISIBLE_DEVICES or the container's settings leave it out: choose another with --device-ids"
+        )
+    return seen.index(wanted)
 
 
 class PinnedStaging:

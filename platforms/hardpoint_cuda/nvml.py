@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -49,15 +50,49 @@ def absent() -> str | None:
             count: int = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
         return f"NVIDIA's driver does not answer ({error})"
-    return None if count else "NVIDIA's driver sees no GPU"
+    if not count:
+        return "NVIDIA's driver sees no GPU"
+    return None if devices() else f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} leaves none of {count} GPUs"
 
 
 def devices() -> tuple[DeviceInfo, ...]:
-    """Return the GPUs in the driver's order (that of the PCI bus)."""
+    """Return the GPUs in the driver's order (that of the PCI bus), without those that CUDA is told to leave alone."""
     import pynvml
 
     with session():
-        return tuple(_device(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        found = tuple(_device(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(found: Sequence[DeviceInfo], wanted: str | None) -> tuple[DeviceInfo, ...]:
+    """Return the GPUs that CUDA shows to this process.
+
+    Args:
+        found: all of them.
+        wanted: what CUDA's own variable CUDA_VISIBLE_DEVICES says: numbers or beginnings of unique ids, separated by
+            commas; CUDA ignores what follows the first entry that names no GPU. ``None`` is all.
+    """
+    if wanted is None:
+        return tuple(found)
+    chosen = []
+    for entry in (part.strip() for part in wanted.split(",")):
+        match = [info for info in found if _names(entry, info)]
+        if len(match) != 1:
+            break
+        chosen.append(match[0])
+    return tuple(sorted(chosen, key=lambda info: info.index))
+
+
+def _names(entry: str, info: DeviceInfo) -> bool:
+    return info.index == int(entry) if entry.isdigit() else bool(entry) and info.uuid.startswith(entry)
+
+
+def used_bytes(index: int) -> int:
+    """Return the memory of a GPU that is in use, by whomever."""
+    import pynvml
+
+    with session():
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).used)
 
 
 def _device(index: int) -> DeviceInfo:
@@ -78,6 +113,7 @@ def _device(index: int) -> DeviceInfo:
         total_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         compute_units=cores,
         pci=_text(pynvml.nvmlDeviceGetPciInfo(handle).busId),
+        driver=_text(pynvml.nvmlSystemGetDriverVersion()),
     )
 
 

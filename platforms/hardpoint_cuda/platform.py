@@ -13,7 +13,7 @@ from hardpoint_cuda import nvml
 
 if TYPE_CHECKING:
     from hardpoint.config import EngineConfig
-from hardpoint.contract.device import Device
+    from hardpoint.contract.device import Device
 
 #: Tokens of one step: enough for products at full rate, few enough that running requests do not wait long.
 STEP_TOKENS: Final = 8192

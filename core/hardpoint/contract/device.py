@@ -96,14 +96,18 @@ class MemoryInfo:
     Attributes:
         free: available to this process now.
         total: on the device.
-        used: taken by this process.
+        used: taken by this process's tensors.
         peak: most taken by this process since ``reset_peak``.
+        cached: held by this process's allocator for tensors to come, ``None`` where it holds nothing back.
+        driver: taken for this process outside the allocator: context, loaded kernels, libraries.
     """
 
     free: int | None
     total: int | None
     used: int | None
     peak: int | None
+    cached: int | None = None
+    driver: int | None = None
 
 
 class Event(Protocol):
@@ -165,10 +169,14 @@ class StepPreparer(Protocol):
         """Return the decode shapes that may be prepared, in any order; empty when every step runs eagerly."""
 
     def first(self, limits: BatchLimits) -> Sequence[BatchShape]:
-        """Return those to prepare before the first request; the others are prepared when they are first used."""
+        """Return those to prepare before the first request, in this order; others follow as they are used or time allows."""
 
     def prepare(self, step: Callable[[], T], shape: BatchShape) -> Callable[[], T]:
         """Return a callable that does what ``step`` does, with the same results at the same addresses every time.
+
+        Results hold until the next prepared step of any shape, whatever work the host has queued on them by then included.
+        Called before the first request, while nothing runs, and between steps. What raises an error for which
+        ``Device.is_oom`` holds leaves everything as it was.
 
         ``step`` reads and writes only tensors that live as long as the runner, does not wait for the device, and may be
         run several times in a row with the same effect.

@@ -72,8 +72,10 @@ class Shortage:
 
     def _lower(self, tokens: int) -> None:
         half = max(1, tokens // 2)
-        self._most = half if self._most is None else min(self._most, half)
         self._since = 0
+        if self._most is not None and self._most <= half:
+            return
+        self._most = half
         log.warning(
             "device memory ran out in a step of %d tokens; steps are run in parts of at most %d tokens for now. Lower "
             "--max-num-batched-tokens or --memory-fraction if this goes on",
