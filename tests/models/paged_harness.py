@@ -74,7 +74,7 @@ class Session:
         view, ids, positions = self._view(batch)
         step = StepContext(plans=[view], slots=[view.slots])
         hidden = self.loaded.model(ids, positions, step)
-        return self.loaded.model.logits(hidden)
+        return self.loaded.model.logits(hidden).float()
 
     def _view(self, batch: dict[int, list[int]]) -> tuple[BatchView, torch.Tensor, torch.Tensor]:
         counts = np.array([len(tokens) for tokens in batch.values()], np.int32)

@@ -101,12 +101,11 @@ class Head:
         build.linears.append(self)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits [n, vocab] for ``hidden`` [n, hidden]."""
+        """Return logits [n, vocab] for ``hidden`` [n, hidden]; float32 where they are capped."""
         logits = self._run(hidden, self.packed, None, None)
         if self._comm is not None:
             logits = self._comm.all_gather(logits, dim=-1)[:, : self.vocab]
-        logits = logits.float()
-        return logits if self.soft_cap is None else self._soft_cap(logits, self.soft_cap)
+        return logits if self.soft_cap is None else self._soft_cap(logits.float(), self.soft_cap)
 
     def pack(self, build: ModelBuild) -> None:
         """Hand the loaded weight to the kernel. A tied table stays as it is for the embedding."""

@@ -26,4 +26,7 @@ class CausalModel(Protocol):
         """
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits [n, vocab] over the whole vocabulary, on every rank, for ``hidden`` [n, hidden]."""
+        """Return logits [n, vocab] over the whole vocabulary, on every rank, for ``hidden`` [n, hidden].
+
+        They are float32, or still in the model's dtype where the product was the last thing that happened to them.
+        """

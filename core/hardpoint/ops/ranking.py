@@ -1,4 +1,4 @@
-"""Which tokens are the most likely ones, and how likely: logits are float32 [n, vocab].
+"""Which tokens are the most likely ones, and how likely: logits are float32 [n, vocab] unless said otherwise.
 
 Equally likely tokens are ordered by id, the lowest first, in every op here. So the answer is a function of the logits
 alone: it does not depend on the batch, on ``k``, or on how a device walks the vocabulary.
@@ -28,7 +28,7 @@ _LOW: Final = 2**32 - 1
 
 
 def block_maxima(logits: torch.Tensor, width: int) -> torch.Tensor:
-    """Return the maximum of each block of ``width`` tokens, float32 [n, blocks]; the last block may be short."""
+    """Return the maximum of each block of ``width`` tokens, [n, blocks]; the last block may be short."""
     vocab = logits.shape[-1]
     whole = vocab // width * width
     maxima = torch.unflatten(logits[:, :whole], 1, (-1, width)).amax(-1) if whole else logits[:, :0]
@@ -47,21 +47,21 @@ def _best_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterato
     values = Values(dtype, device, seed)
     yield OpCall("5x1000", (values.normal(5, 1000, std=4.0),))
     yield OpCall("1x1", (values.normal(1, 1),))
-    yield OpCall("ties", (_tied(device, 1100, 3),))
+    yield OpCall("ties", (_tied(device, 1100, 3).to(dtype),))
     masked = values.normal(3, 1500)
     masked[:, :1490] = -torch.inf
     yield OpCall("short-block", (masked,))
-    yield OpCall("nothing-left", (torch.full((2, 700), -torch.inf, device=device),))
+    yield OpCall("nothing-left", (torch.full((2, 700), -torch.inf, dtype=dtype, device=device),))
 
 
-@op(_best_inputs, dtypes=FLOAT32)
+@op(_best_inputs)
 def best_token(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each row's most likely token, the lowest id among equals, and its logit.
 
     A row that holds a NaN yields the first one, so that a logit that is not finite tells that the row cannot be sampled.
 
     Args:
-        logits: float32 [n, vocab].
+        logits: [n, vocab] of any float type.
 
     Returns:
         ``(tokens int64 [n], logits float32 [n])``.
@@ -72,7 +72,7 @@ def best_token(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     ids = (block * _BEST_BLOCK + torch.arange(_BEST_BLOCK, device=logits.device)).clamp_(max=vocab - 1)
     inside = logits.gather(-1, ids)
     within = inside.argmax(-1, keepdim=True)
-    return ids.gather(-1, within).squeeze(-1), inside.gather(-1, within).squeeze(-1)
+    return ids.gather(-1, within).squeeze(-1), inside.gather(-1, within).squeeze(-1).float()
 
 
 def _keys(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

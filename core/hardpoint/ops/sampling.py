@@ -1,4 +1,4 @@
-"""Sampling on the device: logits are float32 [n, vocab], parameters are one value per row.
+"""Sampling on the device: logits are [n, vocab], parameters are one value per row. What draws takes logits of any float type.
 
 A draw is exact and depends on its own row only. Each token's weight is ``exp((logit - best) / temperature)``, at most 1,
 as a whole number of 2**-40. Sums of whole numbers are the same in every order, so neither the batch nor the way in which
@@ -104,7 +104,7 @@ def _full_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterato
     yield OpCall("edges", (logits, edges, temperature, None, None))
 
 
-@op(_full_inputs, dtypes=FLOAT32)
+@op(_full_inputs)
 def sample_full(
     logits: torch.Tensor,
     uniform: torch.Tensor,
@@ -117,7 +117,7 @@ def sample_full(
     A row whose largest logit is not finite yields some token of the vocabulary.
 
     Args:
-        logits: float32 [n, vocab].
+        logits: [n, vocab].
         uniform: float64 [n] in [0, 1).
         temperature: float32 [n], above 0.
         min_p: float32 [n] in [0, 1]; ``None``: no row has one.
@@ -126,12 +126,12 @@ def sample_full(
     Returns:
         int64 [n].
     """
-    best = block_maxima(logits, _BLOCK).amax(-1, keepdim=True)
+    best = block_maxima(logits, _BLOCK).amax(-1, keepdim=True).float()
     step = max(1, _CHUNK // max(logits.shape[-1], _UPPER))
     tokens = []
     for first in range(0, len(logits), step):
         part = slice(first, first + step)
-        weights = _weights(logits[part], best[part], temperature[part], None if min_p is None else min_p[part])
+        weights = _weights(logits[part].float(), best[part], temperature[part], None if min_p is None else min_p[part])
         whole = _whole(weights)
         if top_p is not None:
             inside = whole[:, : weights.shape[-1]]
@@ -151,7 +151,7 @@ def _top_k_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterat
     yield OpCall("ties", (torch.round(logits), uniform, temperature, None, top_p, top_k, 40))
 
 
-@op(_top_k_inputs, dtypes=FLOAT32)
+@op(_top_k_inputs)
 def sample_top_k(
     logits: torch.Tensor,
     uniform: torch.Tensor,
@@ -166,7 +166,7 @@ def sample_top_k(
     A row whose largest logit is not finite yields some token of the vocabulary.
 
     Args:
-        logits: float32 [n, vocab].
+        logits: [n, vocab].
         uniform: float64 [n] in [0, 1).
         temperature: float32 [n], above 0.
         min_p: float32 [n] in [0, 1]; ``None``: no row has one.
@@ -177,7 +177,7 @@ def sample_top_k(
     Returns:
         int64 [n].
     """
-    values, ids = top_k_tokens(logits, largest)
+    values, ids = top_k_tokens(logits.float(), largest)
     weights = _weights(values, values[:, :1], temperature, min_p)
     column = torch.arange(largest, device=logits.device)
     whole = weights.mul_(_ONE).long().masked_fill_(column >= top_k.unsqueeze(-1), 0)

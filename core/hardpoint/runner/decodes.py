@@ -121,7 +121,7 @@ class PreparedDecodes:
         return plan.num_decodes == rows and self._policy.holds(rows) and bool(plan.samples.all())
 
     def logits(self, plan: StepPlan) -> torch.Tensor | None:
-        """Queue the step without sampling; return float32 [n, vocab], which holds until the next prepared step.
+        """Queue the step without sampling; return logits [n, vocab], which hold until the next prepared step.
 
         ``None`` when the step is not prepared and shall not be now.
         """

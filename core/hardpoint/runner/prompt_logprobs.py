@@ -17,7 +17,7 @@ class PromptLogprobs:
 
     Args:
         sampler: owner of the log-probability kernel.
-        logits: hidden [t, H] -> float32 [t, vocab].
+        logits: hidden [t, H] -> [t, vocab].
     """
 
     def __init__(self, sampler: Sampler, logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -39,6 +39,9 @@ class PromptLogprobs:
                 targets = start.token_ids[computed + 1 : stop + 1].astype(np.int64)
                 chunk = hidden[first[at] : first[at] + len(targets)]
                 pending[int(at)] = self._sampler.prompt_logprobs(
-                    self._logits, chunk, batch.upload(targets), start.params.prompt_logprobs or 0
+                    lambda rows: self._logits(rows).float(),
+                    chunk,
+                    batch.upload(targets),
+                    start.params.prompt_logprobs or 0,
                 )
         return lambda: {at: finish() for at, finish in pending.items()}

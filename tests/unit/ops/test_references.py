@@ -141,7 +141,14 @@ def routed64(
     return moe64(normed, weights.to(x.dtype) if round_weights else weights, ids, gate_up, down, activation, **rest)
 
 
+def best64(logits):
+    """numpy's argmax takes the first NaN, or else the first of equals."""
+    tokens = torch.from_numpy(logits.double().numpy().argmax(-1))
+    return tokens, logits.double().gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
 FORMULAS = {
+    "best_token": best64,
     "rms_norm": rms64,
     "layer_norm": layer64,
     "rotary": lambda q, k, *rest: (rotary64(q, *rest), rotary64(k, *rest)),
@@ -187,9 +194,21 @@ def test_reference_follows_its_formula(name, dtype) -> None:
             assert_near(a, e, steps=STEPS.get(name, 1), dtype=dtype, where=call.label)
 
 
+DRAWS = ("sample_full", "sample_top_k")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_from_narrow_logits_are_draws_from_the_same_numbers(name, dtype) -> None:
+    """What is drawn from float32 logits is checked where sampling is."""
+    for call in OPS[name].inputs(dtype, CPU, 7):
+        logits, *rest = call.args
+        assert torch.equal(OPS[name](logits, *rest), OPS[name](logits.float(), *rest)), call.label
+
+
 def test_every_op_is_checked_here_or_is_a_sampling_op() -> None:
     rest = {name for name, made in OPS.items() if made.dtypes != (torch.float32,)}
-    assert rest == set(FORMULAS)
+    assert rest == {*FORMULAS, *DRAWS}
 
 
 def test_moe_gives_a_token_the_same_sum_in_any_company() -> None:

@@ -86,7 +86,7 @@ def fill(fields: StepFields[np.ndarray[Any, Any]], rows: Rows, batch: Int32s, nu
 def choose(
     logits: torch.Tensor, fields: StepFields[torch.Tensor], kind: SamplingKind, ops: OpTable
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each row's token, int64[n], and its largest logit, float32[n], from ``logits`` float32 [n, vocab]."""
+    """Return each row's token, int64[n], and its largest logit, float32[n], from ``logits`` [n, vocab]."""
     likely, best = ops.best_token(logits)
     if not kind.draws:
         return likely, best

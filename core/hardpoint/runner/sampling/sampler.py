@@ -108,11 +108,11 @@ class Sampler:
         """Sample one token for each of ``rows`` and take it into account for the next one.
 
         Args:
-            logits: float32 [n, vocab] on the device; overwritten.
+            logits: [n, vocab] on the device; overwritten.
             rows: int32[n], started rows, each once.
             num_tokens: int32[n], the sequences' lengths before the new token.
         """
-        logits = logits.contiguous()
+        logits = logits.float().contiguous()
         batch = self._prepared(rows)
         raw = [logits.index_select(0, group.index) for group in batch.logprobs]
         self._process(logits, batch, num_tokens)
