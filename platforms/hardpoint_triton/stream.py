@@ -108,8 +108,8 @@ def stream(
         one_row[(triton.cdiv(n_out, tile.block_n),)](
             x, weight, out, x if norm_weight is None else norm_weight, *pointers, n_out, k_in, eps, offset,
             BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, STAGES=tile.stages, NORM=norm is not None,
-            EVEN=k_in % tile.block_k == 0, EARLY=tile.early if keywords["PDL"] else 0, FIRST_WAVE=tile.wave,
-            num_warps=tile.warps, **flags, **keywords,
+            EVEN=k_in % tile.block_k == 0, EARLY=min(tile.early, k_in) if keywords["PDL"] else 0,
+            FIRST_WAVE=tile.wave, num_warps=tile.warps, **flags, **keywords,
         )  # fmt: skip
         return out
     tile = few_rows_tile(n_out, k_in, weight.element_size(), rows, bool(kind), processors)
