@@ -14,7 +14,7 @@ import torch
 from hardpoint.contract.device import DeviceInfo
 from hardpoint.contract.quant import PLAIN, Fusion, LinearScheme
 from hardpoint_triton.linear import activate
-from hardpoint_triton.quantize import norm_quantize, quantize, rescale
+from hardpoint_triton.quantize import norm_quantize, quantize, rescale, silu_mul_quantize
 from hardpoint_triton.stream import ACTIVATIONS, stream
 
 FIRST_ARCH: Final = 90
@@ -61,7 +61,7 @@ class ScaledMm:
         return self.apply_fused(x, packed, bias, PLAIN, None, None)
 
     def fuses(self, fusion: Fusion, scheme: LinearScheme, bias: bool) -> bool:
-        return fusion.activation in ACTIVATIONS
+        return fusion.activation in ACTIVATIONS and fusion.input_activation in ("", "silu_mul")
 
     def apply_fused(
         self,
@@ -72,10 +72,12 @@ class ScaledMm:
         norm_weight: torch.Tensor | None,
         residual: torch.Tensor | None,
     ) -> torch.Tensor:
-        if fusion.norm is None or norm_weight is None:
-            codes, scale = quantize(x)
-        else:
+        if fusion.norm is not None and norm_weight is not None:
             codes, scale = norm_quantize(x, fusion.norm, norm_weight)
+        elif x.shape[1] == 2 * packed["weight"].shape[1]:
+            codes, scale = silu_mul_quantize(x)
+        else:
+            codes, scale = quantize(x)
         if len(x) <= STREAMED_ROWS:
             return stream(
                 codes,
@@ -88,12 +90,13 @@ class ScaledMm:
                 out_dtype=x.dtype,
             )
         weight = packed["weight"].t()
+        activation = "" if fusion.deferrable else fusion.activation
         if len(x) <= RESCALED_ROWS:
             one = packed["one"]
             raw = torch._scaled_mm(codes, weight, one, one, out_dtype=x.dtype, use_fast_accum=True)
-            return rescale(raw, scale, packed["weight_scale"], bias, fusion.activation, residual)
+            return rescale(raw, scale, packed["weight_scale"], bias, activation, residual)
         y = torch._scaled_mm(
             codes, weight, scale, packed["row_scale"], bias=bias, out_dtype=x.dtype, use_fast_accum=True
         )
-        y = activate(y, fusion.activation)
+        y = activate(y, activation)
         return y if residual is None else residual.add_(y)

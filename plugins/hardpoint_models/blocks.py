@@ -42,8 +42,19 @@ class GatedMLP:
         hidden = build.config["hidden_size"]
         paths = (f"{path}.gate_proj", f"{path}.up_proj")
         fused, act = fused and f"{path}.{fused}", gated_activation(activation)
-        self.gate_up = build.merged_linear(paths, hidden, inner, bias=bias, fused=fused, norm=norm, activation=act)
-        self.down = build.row_linear(f"{path}.down_proj", inner, hidden, bias=bias, reduce=reduce, residual=reduce)
+        self.down = build.row_linear(
+            f"{path}.down_proj", inner, hidden, bias=bias, reduce=reduce, residual=reduce, input_activation=act
+        )
+        self.gate_up = build.merged_linear(
+            paths,
+            hidden,
+            inner,
+            bias=bias,
+            fused=fused,
+            norm=norm,
+            activation=act,
+            deferrable=self.down.takes_whole,
+        )
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         return self.down(self.gate_up(x), residual)

@@ -142,11 +142,17 @@ class Fusion:
         activation: op that halves the output, gate rows first and up rows second: ``"silu_mul"``, ``"gelu_mul"`` (tanh
             approximation) or ``"gelu_mul_exact"``; ``""`` for none.
         residual: whether the layer's output joins the residual stream.
+        deferrable: whether a kernel may leave ``activation`` to the layer behind and return the whole output; that layer
+            knows by the width of its input.
+        input_activation: what the layer's input still has to pass where it has twice the layer's input features. A core
+            offers it first and composes nothing: a kernel that does not take it says so in ``fuses``.
     """
 
     norm: NormSpec | None = None
     activation: str = ""
     residual: bool = False
+    deferrable: bool = False
+    input_activation: str = ""
 
 
 #: Nothing around the product.

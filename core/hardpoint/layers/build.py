@@ -133,12 +133,22 @@ class ModelBuild:
         return Linear(self, (Part(_spellings(path), rows, 0, rows),), columns, (0, columns), bias=bias)
 
     def row_linear(
-        self, path: str, columns: int, rows: int, *, bias: bool = False, reduce: bool = True, residual: bool = False
+        self,
+        path: str,
+        columns: int,
+        rows: int,
+        *,
+        bias: bool = False,
+        reduce: bool = True,
+        residual: bool = False,
+        input_activation: str = "",
     ) -> Linear:
         """Return a layer split by columns: each rank has a part of the input, results are summed over ranks."""
         mine = self.share(columns, f"the input size of {path}")
         part = Part((path,), rows, 0, rows)
-        return Linear(self, (part,), columns, mine, bias=bias, reduce=reduce, residual=residual)
+        return Linear(
+            self, (part,), columns, mine, bias=bias, reduce=reduce, residual=residual, input_activation=input_activation
+        )
 
     def head_row_linear(
         self, path: str, num_heads: int, head_size: int, rows: int, *, bias: bool = False, residual: bool = False
@@ -159,11 +169,22 @@ class ModelBuild:
         fused: str | None = None,
         norm: RMSNorm | None = None,
         activation: str = "",
+        deferrable: bool = False,
     ) -> Linear:
         """Return layers of ``rows`` output features each, split by rows, that run as one product (gate and up)."""
         start, stop = self.share(rows, f"the output size of {paths[0]}")
         parts = tuple(Part((path,), rows, start, stop) for path in paths)
-        return Linear(self, parts, columns, (0, columns), bias=bias, fused=fused, norm=norm, activation=activation)
+        return Linear(
+            self,
+            parts,
+            columns,
+            (0, columns),
+            bias=bias,
+            fused=fused,
+            norm=norm,
+            activation=activation,
+            deferrable=deferrable,
+        )
 
     def qkv_linear(
         self,

@@ -33,7 +33,8 @@ def surround(
     kernel: LinearKernel, scheme: LinearScheme, fusion: Fusion, norm: RMSNorm | None, ops: OpTable, *, bias: bool
 ) -> Product:
     """Return ``(x, packed, bias, residual) -> residual + activation(norm(x) W^T + bias)``, fused where the kernel can."""
-    if fusion != PLAIN and isinstance(kernel, FusedLinearKernel) and kernel.fuses(fusion, scheme, bias):
+    if fusion != PLAIN and fuses(kernel, scheme, fusion, bias):
+        assert isinstance(kernel, FusedLinearKernel)
         apply_fused, weight = kernel.apply_fused, None if norm is None else norm.weight
         return lambda x, packed, b, residual: apply_fused(x, packed, b, fusion, weight, residual)
     apply, activate = kernel.apply, activation_op(ops, fusion.activation) if fusion.activation else None
@@ -50,6 +51,11 @@ def surround(
         return y if residual is None else residual.add_(y)
 
     return composed
+
+
+def fuses(kernel: LinearKernel, scheme: LinearScheme, fusion: Fusion, bias: bool) -> bool:
+    """Return whether a kernel takes over all of ``fusion``."""
+    return isinstance(kernel, FusedLinearKernel) and kernel.fuses(fusion, scheme, bias)
 
 
 def activation_op(ops: OpTable, name: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.quant import DENSE, Fusion, LinearScheme, OnlineFormat, TensorSpec
-from hardpoint.layers.fusion import surround
+from hardpoint.layers.fusion import fuses, surround
 from hardpoint.layers.parameters import Parameter
 from hardpoint.layers.sources import LinearSources, Part, dense_spec
 
@@ -57,6 +58,8 @@ class Linear:
         norm: of the input; the caller hands in what is not normed.
         activation: see :class:`~hardpoint.contract.quant.Fusion`; the output has half of the rows.
         residual: whether calls add to the residual stream.
+        deferrable: whether the layer behind takes an output that has not passed the activation.
+        input_activation: what a kernel may apply to an input of twice the features; whether it does is ``takes_whole``.
     """
 
     __slots__ = (
@@ -74,6 +77,7 @@ class Linear:
         "path",
         "runs",
         "scheme",
+        "takes_whole",
         "tensors",
     )  # fmt: skip
 
@@ -90,6 +94,8 @@ class Linear:
         norm: RMSNorm | None = None,
         activation: str = "",
         residual: bool = False,
+        deferrable: bool = False,
+        input_activation: str = "",
     ) -> None:
         self.path = fused or parts[0].paths[0]
         self.parts = parts
@@ -119,7 +125,11 @@ class Linear:
         self.kernel, self.runs = build.choose_kernel(self, as_stored=self._groups_are_whole())
         # Of ranks that sum their results exactly one adds the residual stream too.
         self.adds = not reduce or build.comm.rank == 0
-        fusion = Fusion(norm=None if norm is None else norm.spec, activation=activation, residual=residual)
+        spec = None if norm is None else norm.spec
+        fusion = Fusion(norm=spec, activation=activation, residual=residual, deferrable=deferrable)
+        whole = replace(fusion, input_activation=input_activation)
+        self.takes_whole = bool(input_activation) and fuses(self.kernel, self.runs, whole, self.bias is not None)
+        fusion = whole if self.takes_whole else fusion
         self._run = surround(self.kernel, self.runs, fusion, norm, build.ops, bias=self.bias is not None)
         build.linears.append(self)
 
