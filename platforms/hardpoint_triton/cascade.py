@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -109,6 +108,10 @@ class PrefixFinder:
     def _search(self, rows: Int32s, table: Int32s, seq_lens: Int32s) -> Prefixes | None:
         # The newest token's block is never shared: it is being written.
         blocks = (seq_lens - 1) // self._block_size
+        step = max(1, STEP // self._block_size)
+        ids = np.sort(table[rows[blocks >= step], step - 1])
+        if not (ids[1:] == ids[:-1]).any():
+            return None
         total, groups = self._split(np.arange(len(rows)), 0, rows, table, blocks)
         if total < LEAST_BYTES:
             return None
@@ -119,8 +122,8 @@ class PrefixFinder:
             tokens = depth * self._block_size
             skipped[members] = tokens
             ends.append((depth - 1, int(table[rows[members[0]], depth - 1])))
-            for at in range(0, len(members), MEMBERS):
-                tiles.append((begin + at, min(MEMBERS, len(members) - at), int(members[0]), tokens))
+            firsts = range(0, len(members), MEMBERS)
+            tiles += [(begin + at, min(MEMBERS, len(members) - at), int(members[0]), tokens) for at in firsts]
             begin += len(members)
         return Prefixes(
             skipped=skipped,
@@ -145,8 +148,8 @@ class PrefixFinder:
         order = np.argsort(ids, kind="stable")
         cuts = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
         total, groups = 0.0, []
-        for first, last in itertools.pairwise(cuts.tolist()):
-            inner = able[order[first:last]]
+        for at in np.flatnonzero(np.diff(cuts) > 1):
+            inner = able[order[cuts[at] : cuts[at + 1]]]
             if self._saved(len(inner), int(blocks[inner].max())) < LEAST_GROUP_BYTES:
                 continue
             common = max(_common(table, rows[inner], int(blocks[inner].min())) // step * step, depth + step)
