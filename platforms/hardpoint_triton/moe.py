@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 
+from hardpoint_triton.moe_expert_kernels import Experts, Router
 from hardpoint_triton.moe_grouped_kernels import Tile, Tiles, group_experts
-from hardpoint_triton.moe_stream_kernels import stream_experts
+from hardpoint_triton.moe_routing_kernels import route
+from hardpoint_triton.moe_stream_kernels import stream_experts, stream_layer
+from hardpoint_triton.norm_kernels import rms_norm
 
 #: Pairs of token and expert up to which the experts' rows stream through vector products.
 STREAMED_PAIRS: Final = 32
+#: Hidden elements up to which one program norms a token while it multiplies by the router.
+ROUTED_HIDDEN: Final = 8192
 
 
 def moe(
@@ -28,16 +34,58 @@ def moe(
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See ``hardpoint.ops.moe.moe``. Waits for nothing on the device; every shape follows from those of the inputs."""
-    if x.shape[0] == 0:
+    experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, first_expert)
+    return _run(_rows(x), weights.contiguous(), ids.contiguous(), experts, residual)
+
+
+def routed_moe(
+    x: torch.Tensor,
+    router: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    k: int,
+    renormalize: bool,
+    score: str = "softmax",
+    activation: str = "silu",
+    *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    offset: float = 0.0,
+    router_bias: torch.Tensor | None = None,
+    round_weights: bool = False,
+    gate_up_bias: torch.Tensor | None = None,
+    down_bias: torch.Tensor | None = None,
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See ``hardpoint.ops.moe.routed_moe``. Three launches for few tokens."""
+    experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit)
+    x, (tokens, hidden) = _rows(x), x.shape
+    if 0 < tokens * k <= STREAMED_PAIRS and hidden <= ROUTED_HIDDEN:
+        chooser = Router(router, router_bias, norm_weight, eps, offset, k, score, renormalize, round_weights)
+        return stream_layer(x, chooser, experts, None if residual is None else _rows(residual))
+    normed = x if norm_weight is None else rms_norm(x, norm_weight, eps, offset)
+    logits = F.linear(normed, router, router_bias)
+    weights, ids = route(logits, k, renormalize, score, x.dtype if round_weights else torch.float32)
+    return _run(normed, weights, ids, experts, residual)
+
+
+def _run(
+    x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: Experts, residual: torch.Tensor | None
+) -> torch.Tensor:
+    residual = None if residual is None else _rows(residual)
+    pairs = ids.numel()
+    if pairs == 0:
         return torch.empty_like(x)
-    x = x if x.stride(1) == 1 else x.contiguous()
-    if residual is not None and residual.stride(1) != 1:
-        residual = residual.contiguous()
-    rest = (gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, first_expert, residual)
-    weights, ids = weights.contiguous(), ids.contiguous()
-    if ids.numel() <= STREAMED_PAIRS:
-        return stream_experts(x, weights, ids, *rest)
-    return group_experts(x, weights, ids, *rest, tiles_for(ids.numel(), gate_up.shape[0], x.dtype))
+    if pairs <= STREAMED_PAIRS:
+        return stream_experts(x, weights, ids, experts, residual)
+    return group_experts(x, weights, ids, experts, residual, tiles_for(pairs, experts.gate_up.shape[0], x.dtype))
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` with rows whose elements follow each other."""
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def tiles_for(pairs: int, experts: int, dtype: torch.dtype) -> Tiles:

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
+from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, activate, ascending, gate_up_rows
 from hardpoint_triton.moe_routing_kernels import SortedPairs
-from hardpoint_triton.moe_stream_kernels import ACTIVATIONS, activate, ascending, gate_up_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +145,15 @@ def _combine(parts, weights, ids, residual, out, residual_stride, first, experts
     slot = tl.arange(0, K_PAD)
     expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
     here = (slot < K) & (expert >= 0) & (expert < experts)
-    rank = ascending(expert, slot)
+    shares = tl.load(weights + token * K + slot, mask=here, other=0.0).to(tl.float32)
+    place = tl.where(here, ascending(expert, slot), K_PAD)
     total = tl.zeros((BLOCK,), tl.float32)
     for index in tl.static_range(K_PAD):
-        mine = here & (rank == index)
-        if tl.sum(mine.to(tl.int32), 0) > 0:
-            pair = token * K + tl.sum(tl.where(mine, slot, 0), 0)
-            share = tl.load(weights + pair).to(tl.float32)
-            total += share * tl.load(parts + pair * HIDDEN + column, mask=live, other=0.0).to(tl.float32)
+        mine = place == index
+        there = live & (tl.sum(mine.to(tl.int32), 0) + tl.zeros((BLOCK,), tl.int32) > 0)
+        pair = token * K + tl.sum(tl.where(mine, slot, 0), 0)
+        part = tl.load(parts + pair * HIDDEN + column, mask=there, other=0.0)
+        total += tl.sum(tl.where(mine, shares, 0.0), 0) * part.to(tl.float32)
     if RESIDUAL:
         total += tl.load(residual + token * residual_stride + column, mask=live, other=0.0).to(tl.float32)
     tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=live)
@@ -162,43 +163,36 @@ def group_experts(
     x: torch.Tensor,
     weights: torch.Tensor,
     ids: torch.Tensor,
-    gate_up: torch.Tensor,
-    down: torch.Tensor,
-    activation: str,
-    gate_up_bias: torch.Tensor | None,
-    down_bias: torch.Tensor | None,
-    alpha: float,
-    limit: float,
-    first_expert: int,
+    experts: Experts,
     residual: torch.Tensor | None,
     tiles: Tiles,
 ) -> torch.Tensor:
     """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
     (tokens, hidden), k = x.shape, ids.shape[1]
-    experts, inner = gate_up.shape[0], gate_up.shape[1] // 2
+    count, inner = experts.gate_up.shape[0], experts.gate_up.shape[1] // 2
     pairs, pdl = tokens * k, dependent.keywords(x.device)
-    order = SortedPairs(ids, experts, first_expert, tiles.gate_up.pairs)
+    order = SortedPairs(ids, count, experts.first, tiles.gate_up.pairs)
     table = (order.order, order.expert, order.start, order.stop, order.num_tiles)
     middle = torch.empty((pairs, inner), dtype=x.dtype, device=x.device)
-    tile = tiles.gate_up
+    tile, weight, bias = tiles.gate_up, experts.gate_up, experts.gate_up_bias
     _gate_up[(order.num_tiles * triton.cdiv(inner, tile.rows),)](
-        x, gate_up, gate_up if gate_up_bias is None else gate_up_bias, middle, *table, x.stride(0), alpha, limit,
-        K=k, HIDDEN=hidden, INNER=inner, ACTIVATION=ACTIVATIONS[activation], BIAS=gate_up_bias is not None,
+        x, weight, weight if bias is None else bias, middle, *table, x.stride(0), experts.alpha, experts.limit,
+        K=k, HIDDEN=hidden, INNER=inner, ACTIVATION=ACTIVATIONS[experts.activation], BIAS=bias is not None,
         PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps,
         num_stages=tile.stages, **pdl,
     )  # fmt: skip
     parts = torch.empty((pairs, hidden), dtype=x.dtype, device=x.device)
-    tile = tiles.down
+    tile, weight, bias = tiles.down, experts.down, experts.down_bias
     _down[(order.num_tiles * triton.cdiv(hidden, tile.rows),)](
-        middle, down, down if down_bias is None else down_bias, parts, *table, HIDDEN=hidden, INNER=inner,
-        BIAS=down_bias is not None, PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group,
+        middle, weight, weight if bias is None else bias, parts, *table, HIDDEN=hidden, INNER=inner,
+        BIAS=bias is not None, PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group,
         num_warps=tile.warps, num_stages=tile.stages, **pdl,
     )  # fmt: skip
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     block = min(1024, triton.next_power_of_2(hidden))
     _combine[(tokens, triton.cdiv(hidden, block))](
         parts, weights, ids, out if residual is None else residual, out, 0 if residual is None else residual.stride(0),
-        first_expert, experts, K=k, K_PAD=triton.next_power_of_2(k), HIDDEN=hidden, RESIDUAL=residual is not None,
+        experts.first, count, K=k, K_PAD=triton.next_power_of_2(k), HIDDEN=hidden, RESIDUAL=residual is not None,
         BLOCK=block, num_warps=4, **pdl,
     )  # fmt: skip
     return out

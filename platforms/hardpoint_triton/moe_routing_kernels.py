@@ -14,6 +14,10 @@ import triton.language as tl
 
 from hardpoint_triton import dependent
 
+#: Pairs up to which every expert looks through all of them for its own.
+FEW_PAIRS: Final = 8192
+#: Pairs that one program sorts where they are more.
+CHUNK: Final = 256
 SCORES: Final = {"softmax": 0, "softmax_of_chosen": 1, "sigmoid": 2}
 
 
@@ -64,7 +68,7 @@ def _choose(logits, weights, ids, tokens, stride, EXPERTS: tl.constexpr, PADDED:
     slot = tl.arange(0, K_PAD)
     at = row[:, None] * K + slot[None, :]
     there = (row < tokens)[:, None] & (slot < K)[None, :]
-    tl.store(weights + at, chosen, mask=there)
+    tl.store(weights + at, chosen.to(weights.dtype.element_ty), mask=there)
     tl.store(ids + at, experts.to(tl.int64), mask=there)
 
 
@@ -72,9 +76,16 @@ def topk_router(
     logits: torch.Tensor, k: int, renormalize: bool, score: str = "softmax"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See ``hardpoint.ops.moe.topk_router``."""
+    return route(logits, k, renormalize, score, torch.float32)
+
+
+def route(
+    logits: torch.Tensor, k: int, renormalize: bool, score: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts as ``topk_router`` does, with weights rounded to ``dtype``."""
     tokens, experts = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    weights = torch.empty((tokens, k), dtype=torch.float32, device=logits.device)
+    weights = torch.empty((tokens, k), dtype=dtype, device=logits.device)
     ids = torch.empty((tokens, k), dtype=torch.int64, device=logits.device)
     if tokens:
         rows = 1 if tokens <= 512 else 4
@@ -95,18 +106,12 @@ def _local(ids, at, pairs, first, experts):
 
 
 @triton.jit
-def _sort(ids, order, tile_expert, tile_start, tile_stop, pairs, tiles, first, experts,
-          TILE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    dependent.wait(PDL)
-    dependent.release(PDL)
-    expert = tl.program_id(0)
-    start, count = 0, 0
-    for block in range(0, pairs, BLOCK):
-        local = _local(ids, block + tl.arange(0, BLOCK), pairs, first, experts)
-        start += tl.sum(((local >= 0) & (local < expert)).to(tl.int32), 0)
-        count += tl.sum((local == expert).to(tl.int32), 0)
-    # An expert's tiles begin where they would if every expert before it had left one tile partly filled: no expert
-    # needs to know the others' counts, and the tiles between two experts' stay empty.
+def _list_tiles(tile_expert, tile_start, tile_stop, expert, start, count, tiles, experts, TILE: tl.constexpr):
+    """List an expert's tiles.
+
+    They begin where they would if every expert before it had left one tile partly filled: no expert needs to know the
+    others' tiles, and those between two experts' stay empty.
+    """
     tile = start // TILE + expert
     after = (start + count) // TILE + expert + 1
     if expert == experts - 1:
@@ -116,6 +121,21 @@ def _sort(ids, order, tile_expert, tile_start, tile_stop, pairs, tiles, first, e
         tl.store(tile_expert + index, tl.where(begin < start + count, expert, -1))
         tl.store(tile_start + index, begin)
         tl.store(tile_stop + index, start + count)
+
+
+@triton.jit
+def _sort(ids, order, tile_expert, tile_start, tile_stop, pairs, tiles, first, experts,
+          TILE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Find one expert's pairs among all: twice over them, which is cheap while they are few."""
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    expert = tl.program_id(0)
+    start, count = 0, 0
+    for block in range(0, pairs, BLOCK):
+        local = _local(ids, block + tl.arange(0, BLOCK), pairs, first, experts)
+        start += tl.sum(((local >= 0) & (local < expert)).to(tl.int32), 0)
+        count += tl.sum((local == expert).to(tl.int32), 0)
+    _list_tiles(tile_expert, tile_start, tile_stop, expert, start, count, tiles, experts, TILE)
     if count > 0:
         place = start
         for block in range(0, pairs, BLOCK):
@@ -124,6 +144,53 @@ def _sort(ids, order, tile_expert, tile_start, tile_stop, pairs, tiles, first, e
             rank = tl.cumsum(mine.to(tl.int32), 0)
             tl.store(order + place + rank - 1, at, mask=mine)
             place += tl.sum(mine.to(tl.int32), 0)
+
+
+@triton.jit
+def _count(ids, counts, pairs, first, experts, BINS: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr):
+    """Count each expert's pairs in one chunk; bin 0 holds those of experts that live elsewhere."""
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    chunk = tl.program_id(0)
+    local = _local(ids, chunk * CHUNK + tl.arange(0, CHUNK), pairs, first, experts)
+    tl.store(counts + chunk * BINS + tl.arange(0, BINS), tl.histogram(local + 1, BINS))
+
+
+@triton.jit
+def _place(counts, before, starts, tile_expert, tile_start, tile_stop, chunks, tiles, experts, TILE: tl.constexpr,
+           BINS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Find where one expert's pairs begin, and how many of them each chunk has before it."""
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    expert = tl.program_id(0)
+    lane = tl.arange(0, BINS)
+    start, count = 0, 0
+    for block in range(0, chunks, BLOCK):
+        chunk = block + tl.arange(0, BLOCK)
+        there = chunk < chunks
+        held = tl.load(counts + chunk[:, None] * BINS + lane[None, :], mask=there[:, None], other=0)
+        start += tl.sum(tl.sum(tl.where((lane > 0) & (lane <= expert), held, 0), 1), 0)
+        mine = tl.sum(tl.where(lane == expert + 1, held, 0), 1)
+        tl.store(before + chunk * BINS + expert, count + tl.cumsum(mine, 0) - mine, mask=there)
+        count += tl.sum(mine, 0)
+    tl.store(starts + expert, start)
+    _list_tiles(tile_expert, tile_start, tile_stop, expert, start, count, tiles, experts, TILE)
+
+
+@triton.jit
+def _scatter(ids, order, before, starts, pairs, first, experts, BINS: tl.constexpr, CHUNK: tl.constexpr,
+             PDL: tl.constexpr):  # fmt: skip
+    """Write one chunk's pairs to their places."""
+    dependent.wait(PDL)
+    dependent.release(PDL)
+    chunk = tl.program_id(0)
+    lane = tl.arange(0, CHUNK)
+    local = _local(ids, chunk * CHUNK + lane, pairs, first, experts)
+    earlier = (local[:, None] == local[None, :]) & (lane[None, :] < lane[:, None])
+    rank = tl.sum(earlier.to(tl.int32), 1)
+    here = local >= 0
+    place = tl.load(starts + local, mask=here, other=0) + tl.load(before + chunk * BINS + local, mask=here, other=0)
+    tl.store(order + place + rank, chunk * CHUNK + lane, mask=here)
 
 
 class SortedPairs:
@@ -138,15 +205,27 @@ class SortedPairs:
 
     __slots__ = ("expert", "num_tiles", "order", "start", "stop")
 
-    def __init__(self, ids: torch.Tensor, experts: int, first: int, tile: int) -> None:
-        pairs = ids.numel()
+    def __init__(self, ids: torch.Tensor, experts: int, first: int, tile: int, *, few: int = FEW_PAIRS) -> None:
+        pairs, device, pdl = ids.numel(), ids.device, dependent.keywords(ids.device)
         self.num_tiles = pairs // tile + experts
-        self.order = torch.empty(pairs, dtype=torch.int32, device=ids.device)
-        table = torch.empty((3, self.num_tiles), dtype=torch.int32, device=ids.device)
+        self.order = torch.empty(pairs, dtype=torch.int32, device=device)
+        table = torch.empty((3, self.num_tiles), dtype=torch.int32, device=device)
         self.expert, self.start, self.stop = table[0], table[1], table[2]
-        block = min(4096, max(128, triton.next_power_of_2(pairs)))
-        _sort[(experts,)](
-            ids, self.order, self.expert, self.start, self.stop, pairs, self.num_tiles, first, experts,
-            TILE=tile, BLOCK=block, num_warps=max(1, min(8, block // 256)),
-            **dependent.keywords(ids.device),
+        if pairs <= few:
+            block = min(4096, max(128, triton.next_power_of_2(pairs)))
+            _sort[(experts,)](
+                ids, self.order, self.expert, self.start, self.stop, pairs, self.num_tiles, first, experts,
+                TILE=tile, BLOCK=block, num_warps=max(1, min(8, block // 256)), **pdl,
+            )  # fmt: skip
+            return
+        chunks, bins = triton.cdiv(pairs, CHUNK), triton.next_power_of_2(experts + 1)
+        counts, before = torch.empty((2, chunks, bins), dtype=torch.int32, device=device)
+        starts = torch.empty(experts, dtype=torch.int32, device=device)
+        _count[(chunks,)](ids, counts, pairs, first, experts, BINS=bins, CHUNK=CHUNK, num_warps=2, **pdl)
+        _place[(experts,)](
+            counts, before, starts, self.expert, self.start, self.stop, chunks, self.num_tiles, experts, TILE=tile,
+            BINS=bins, BLOCK=max(1, 8192 // bins), num_warps=8, **pdl,
+        )  # fmt: skip
+        _scatter[(chunks,)](
+            ids, self.order, before, starts, pairs, first, experts, BINS=bins, CHUNK=CHUNK, num_warps=4, **pdl,
         )  # fmt: skip

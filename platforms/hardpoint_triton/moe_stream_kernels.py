@@ -1,7 +1,12 @@
-"""Experts for few tokens: every chosen expert's rows stream through vector products, without sorting anything."""
+"""Experts for few tokens: every chosen expert's rows stream through vector products, without sorting anything.
+
+Three launches make a whole layer. The first norms and multiplies by the router. Programs of the second choose their
+expert from the logits for themselves, which costs less than a launch for it. The third sums over a token's experts.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -9,51 +14,110 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
-
-ACTIVATIONS: Final = {"silu": 0, "gelu_tanh": 1, "swiglu_oai": 2}
-
-
-@triton.jit
-def activate(gate, up, alpha, limit, ACTIVATION: tl.constexpr):
-    """Return the gated activation of float32 ``gate`` and ``up``."""
-    if ACTIVATION == 0:
-        result = gate / (1.0 + tl.exp(-gate)) * up
-    elif ACTIVATION == 1:
-        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-        result = gate * (1.0 - 1.0 / (tl.exp(2.0 * inner) + 1.0)) * up
-    else:
-        gate = tl.minimum(gate, limit)
-        up = tl.minimum(tl.maximum(up, -limit), limit)
-        result = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate))
-    return result
+from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, Router, activate, ascending, gate_up_rows
+from hardpoint_triton.moe_routing_kernels import SCORES
 
 
-@triton.jit
-def gate_up_rows(row, inner, ACTIVATION: tl.constexpr):
-    """Return the rows of the gate and of the up projection that make rows ``row`` of the inner size."""
-    if ACTIVATION == 2:
-        gate, up = 2 * row, 2 * row + 1
-    else:
-        gate, up = row, inner + row
-    return gate, up
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One program's share: rows (of all of a token's experts together for ``down``), elements per step, threads / 32.
+
+    ``stages`` are steps in flight.
+    """
+
+    rows: int
+    block: int
+    warps: int
+    stages: int
+
+
+GATE_UP: Final = Stream(rows=4, block=512, warps=4, stages=1)
+DOWN: Final = Stream(rows=32, block=256, warps=4, stages=1)
+#: Rows of the router per program.
+ROUTER_ROWS: Final = 2
 
 
 @triton.jit
-def ascending(expert, slot):
-    """Return each choice's place in the ascending order of experts, in which a token's sum runs."""
-    before = expert[None, :] < expert[:, None]
-    before = before | ((expert[None, :] == expert[:, None]) & (slot[None, :] < slot[:, None]))
-    return tl.sum(before.to(tl.int32), 1)
+def _ranks(logits, EXPERTS: tl.constexpr, PADDED: tl.constexpr):
+    """Return each expert's rank among a token's float32 logits, best first."""
+    lane = tl.arange(0, PADDED)
+    value = tl.load(logits + lane, mask=lane < EXPERTS, other=float("-inf"))[:, None]
+    rank = tl.zeros((PADDED,), tl.int32)
+    # A few at a time: all pairs at once would fill the registers.
+    for start in tl.static_range(0, EXPERTS, 16):
+        at = start + tl.arange(0, 16)
+        other = tl.load(logits + at, mask=at < EXPERTS, other=float("-inf"))[None, :]
+        before = (other > value) | ((other == value) & (at[None, :] < lane[:, None]))
+        rank += tl.sum(before.to(tl.int32), 1)
+    return rank
 
 
 @triton.jit
-def _gate_up(x, ids, weight, bias, out, x_stride, first, experts, alpha, limit, K: tl.constexpr, HIDDEN: tl.constexpr,
-             INNER: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr,
-             BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    dependent.wait(PDL)
+def _share(logits, rank, slot, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, SCORE: tl.constexpr,
+           RENORMALIZE: tl.constexpr):  # fmt: skip
+    """Return the weight of the expert of rank ``slot``."""
+    lane = tl.arange(0, PADDED)
+    value = tl.load(logits + lane, mask=lane < EXPERTS, other=float("-inf"))
+    score = 1.0 / (1.0 + tl.exp(-value)) if SCORE == 2 else tl.exp(value - tl.max(value, 0))
+    share = tl.sum(tl.where(rank == slot, score, 0.0), 0)
+    if SCORE == 1 or RENORMALIZE:
+        share = share / tl.sum(tl.where(rank < K, score, 0.0), 0)
+    elif SCORE == 0:
+        share = share / tl.sum(score, 0)
+    return share
+
+
+@triton.jit
+def _route(x, norm_weight, router, router_bias, normed, logits, x_stride, eps, offset, HIDDEN: tl.constexpr,
+           PADDED: tl.constexpr, EXPERTS: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr, BIAS: tl.constexpr,
+           ROWS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Norm one token, and multiply it by some of the router's rows."""
+    token = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, PADDED)
+    inside = column < HIDDEN
+    weight = tl.load(
+        router + row[:, None] * HIDDEN + column[None, :], mask=(row < EXPERTS)[:, None] & inside[None, :], other=0.0
+    )
+    if NORM:
+        factor = tl.load(norm_weight + column, mask=inside, other=0.0).to(tl.float32) + offset
     dependent.release(PDL)
+    dependent.wait(PDL)
+    value = tl.load(x + token * x_stride + column, mask=inside, other=0.0)
+    if NORM:
+        wide = value.to(tl.float32)
+        wide = wide * tl.rsqrt(tl.sum(wide * wide, 0) / HIDDEN + eps)
+        if not WIDE:
+            wide = wide.to(value.dtype).to(tl.float32)
+        value = (wide * factor).to(value.dtype)
+        if tl.program_id(1) == 0:
+            tl.store(normed + token * HIDDEN + column, value, mask=inside)
+    result = tl.sum(weight.to(tl.float32) * value.to(tl.float32)[None, :], 1)
+    if BIAS:
+        result += tl.load(router_bias + row, mask=row < EXPERTS, other=0.0).to(tl.float32)
+    # As the router's product is rounded where it is a layer of its own.
+    tl.store(logits + token * EXPERTS + row, result.to(value.dtype).to(tl.float32), mask=row < EXPERTS)
+
+
+@triton.jit
+def _gate_up(x, ids, weights, logits, weight, bias, out, x_stride, first, experts, alpha, limit, ROUTED: tl.constexpr,
+             PADDED: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, K: tl.constexpr,
+             HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
+             ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Make some of one pair's inner values. ``ROUTED`` is the number of logits to choose from, 0 where ids are given."""
     pair = tl.program_id(0)
-    expert = tl.load(ids + pair).to(tl.int64) - first
+    dependent.release(PDL)
+    dependent.wait(PDL)
+    if ROUTED:
+        mine = logits + pair // K * ROUTED
+        rank = _ranks(mine, ROUTED, PADDED)
+        expert = tl.sum(tl.where(rank == pair % K, tl.arange(0, PADDED), 0), 0).to(tl.int64)
+        if tl.program_id(1) == 0:
+            share = _share(mine, rank, pair % K, ROUTED, PADDED, K, SCORE, RENORMALIZE)
+            tl.store(ids + pair, expert.to(ids.dtype.element_ty))
+            tl.store(weights + pair, share.to(weights.dtype.element_ty))
+    else:
+        expert = tl.load(ids + pair).to(tl.int64) - first
     if (expert < 0) | (expert >= experts):
         return
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -64,7 +128,7 @@ def _gate_up(x, ids, weight, bias, out, x_stride, first, experts, alpha, limit, 
     base = weight + expert * (2 * INNER * HIDDEN)
     gate = tl.zeros((ROWS, BLOCK), tl.float32)
     up = tl.zeros((ROWS, BLOCK), tl.float32)
-    for start in range(0, HIDDEN, BLOCK):
+    for start in tl.range(0, HIDDEN, BLOCK, num_stages=STAGES):
         column = start + at
         inside = column < HIDDEN
         there = live[:, None] & inside[None, :]
@@ -84,21 +148,22 @@ def _gate_up(x, ids, weight, bias, out, x_stride, first, experts, alpha, limit, 
 @triton.jit
 def _down(inner, weights, ids, weight, bias, residual, out, residual_stride, first, experts, K: tl.constexpr,
           K_PAD: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
-          ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    dependent.wait(PDL)
-    dependent.release(PDL)
+          ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Make some of one token's output: the sum runs over its experts in ascending order."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, K_PAD)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    live = row < HIDDEN
+    dependent.release(PDL)
+    dependent.wait(PDL)
     expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
     here = (slot < K) & (expert >= 0) & (expert < experts)
     share = tl.load(weights + token * K + slot, mask=here, other=0.0).to(tl.float32)
-    rank = ascending(expert, slot)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    live = row < HIDDEN
+    place = ascending(expert, slot)
     at = tl.arange(0, BLOCK)
     total = tl.zeros((K_PAD, ROWS, BLOCK), tl.float32)
     base = weight + expert * (HIDDEN * INNER)
-    for start in range(0, INNER, BLOCK):
+    for start in tl.range(0, INNER, BLOCK, num_stages=STAGES):
         column = start + at
         inside = here[:, None] & (column < INNER)[None, :]
         w = tl.load(
@@ -115,43 +180,67 @@ def _down(inner, weights, ids, weight, bias, residual, out, residual_stride, fir
     part *= share[:, None]
     result = tl.zeros((ROWS,), tl.float32)
     for index in tl.static_range(K_PAD):
-        result += tl.sum(tl.where((rank == index)[:, None] & here[:, None], part, 0.0), 0)
+        result += tl.sum(tl.where((place == index)[:, None] & here[:, None], part, 0.0), 0)
     if RESIDUAL:
         result += tl.load(residual + token * residual_stride + row, mask=live, other=0.0).to(tl.float32)
     tl.store(out + token * HIDDEN + row, result.to(out.dtype.element_ty), mask=live)
 
 
 def stream_experts(
+    x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: Experts, residual: torch.Tensor | None
+) -> torch.Tensor:
+    """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
+    return _stream(x, weights, ids, experts, residual)
+
+
+def stream_layer(x: torch.Tensor, router: Router, experts: Experts, residual: torch.Tensor | None) -> torch.Tensor:
+    """See ``hardpoint.ops.moe.routed_moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
+    (tokens, hidden), count = x.shape, router.weight.shape[0]
+    norm = router.norm_weight is not None
+    normed = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device) if norm else x
+    logits = torch.empty((tokens, count), dtype=torch.float32, device=x.device)
+    _route[(tokens, triton.cdiv(count, ROUTER_ROWS))](
+        x, router.norm_weight if norm else x, router.weight, router.weight if router.bias is None else router.bias,
+        normed, logits, x.stride(0), router.eps, router.offset, HIDDEN=hidden, PADDED=triton.next_power_of_2(hidden),
+        EXPERTS=count, NORM=norm,
+        WIDE=router.norm_weight is not None and (bool(router.offset) or router.norm_weight.dtype != x.dtype),
+        BIAS=router.bias is not None, ROWS=ROUTER_ROWS, num_warps=4, **dependent.keywords(x.device),
+    )  # fmt: skip
+    ids = torch.empty((tokens, router.k), dtype=torch.int32, device=x.device)
+    weights = torch.empty((tokens, router.k), dtype=x.dtype if router.round_weights else torch.float32, device=x.device)
+    return _stream(normed, weights, ids, experts, residual, router, logits)
+
+
+def _stream(
     x: torch.Tensor,
     weights: torch.Tensor,
     ids: torch.Tensor,
-    gate_up: torch.Tensor,
-    down: torch.Tensor,
-    activation: str,
-    gate_up_bias: torch.Tensor | None,
-    down_bias: torch.Tensor | None,
-    alpha: float,
-    limit: float,
-    first_expert: int,
+    experts: Experts,
     residual: torch.Tensor | None,
+    router: Router | None = None,
+    logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
-    (tokens, hidden), k = x.shape, ids.shape[1]
-    experts, inner = gate_up.shape[0], gate_up.shape[1] // 2
-    pdl = dependent.keywords(x.device)
+    """Run the experts. With a ``router``, ``weights`` and ``ids`` are filled from the logits on the way."""
+    (tokens, hidden), k, pdl = x.shape, ids.shape[1], dependent.keywords(x.device)
+    count, inner = experts.gate_up.shape[0], experts.gate_up.shape[1] // 2
     middle = torch.empty((tokens * k, inner), dtype=x.dtype, device=x.device)
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
-    rows, block = 8, min(512, triton.next_power_of_2(hidden))
+    routed = 0 if logits is None else logits.shape[1]
+    weight, bias, rows = experts.gate_up, experts.gate_up_bias, GATE_UP.rows
     _gate_up[(tokens * k, triton.cdiv(inner, rows))](
-        x, ids, gate_up, gate_up if gate_up_bias is None else gate_up_bias, middle, x.stride(0), first_expert, experts,
-        alpha, limit, K=k, HIDDEN=hidden, INNER=inner, ACTIVATION=ACTIVATIONS[activation],
-        BIAS=gate_up_bias is not None, ROWS=rows, BLOCK=block, num_warps=4, **pdl,
+        x, ids, weights, weights if logits is None else logits, weight, weight if bias is None else bias, middle,
+        x.stride(0), experts.first, count, experts.alpha, experts.limit, ROUTED=routed,
+        PADDED=triton.next_power_of_2(max(1, routed)), SCORE=0 if router is None else SCORES[router.score],
+        RENORMALIZE=router is not None and router.renormalize, K=k, HIDDEN=hidden, INNER=inner,
+        ACTIVATION=ACTIVATIONS[experts.activation], BIAS=bias is not None, ROWS=rows,
+        BLOCK=min(GATE_UP.block, triton.next_power_of_2(hidden)), STAGES=GATE_UP.stages, num_warps=GATE_UP.warps, **pdl,
     )  # fmt: skip
-    padded = triton.next_power_of_2(k)
-    rows, block = max(1, 32 // padded), min(256, triton.next_power_of_2(inner))
+    k_padded = triton.next_power_of_2(k)
+    weight, bias, rows = experts.down, experts.down_bias, max(1, DOWN.rows // k_padded)
     _down[(tokens, triton.cdiv(hidden, rows))](
-        middle, weights, ids, down, down if down_bias is None else down_bias, out if residual is None else residual,
-        out, 0 if residual is None else residual.stride(0), first_expert, experts, K=k, K_PAD=padded, HIDDEN=hidden,
-        INNER=inner, BIAS=down_bias is not None, RESIDUAL=residual is not None, ROWS=rows, BLOCK=block, num_warps=4, **pdl,
+        middle, weights, ids, weight, weight if bias is None else bias, out if residual is None else residual, out,
+        0 if residual is None else residual.stride(0), experts.first, count, K=k, K_PAD=k_padded, HIDDEN=hidden,
+        INNER=inner, BIAS=bias is not None, RESIDUAL=residual is not None, ROWS=rows,
+        BLOCK=min(DOWN.block, triton.next_power_of_2(inner)), STAGES=DOWN.stages, num_warps=DOWN.warps, **pdl,
     )  # fmt: skip
     return out

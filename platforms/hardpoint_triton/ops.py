@@ -27,6 +27,7 @@ OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "keep_tokens": sampling_step_kernels.keep_tokens,
     "topk_router": moe_routing_kernels.topk_router,
     "moe": moe.moe,
+    "routed_moe": moe.routed_moe,
 }
 
 

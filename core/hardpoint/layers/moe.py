@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from hardpoint.contract.quant import DENSE
 from hardpoint.layers.linear import Linear
 from hardpoint.layers.parameters import Parameter, Piece
 
@@ -84,8 +85,8 @@ class MoE:
         norm: of the input; the caller hands in what is not normed.
     """
 
-    __slots__ = ("_all_reduce", "_dtype", "_moe", "_norm", "_route", "activation", "adds", "experts", "limits", "renormalize",
-                 "router", "score", "shared", "top_k")  # fmt: skip
+    __slots__ = ("_all_reduce", "_dtype", "_moe", "_norm", "_route", "_routed", "activation", "adds", "experts", "limits",
+                 "renormalize", "router", "score", "shared", "top_k")  # fmt: skip
 
     def __init__(
         self,
@@ -114,31 +115,63 @@ class MoE:
         self._norm = norm
         self._route = build.ops.topk_router
         self._moe = build.ops.moe
+        self._routed = build.ops.routed_moe
         self._all_reduce = build.comm.all_reduce if build.comm.size > 1 else None
         # Of ranks that sum their results exactly one adds the residual stream too.
         self.adds = build.comm.rank == 0
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Run the layer on ``x`` [T, hidden] and add it to ``residual``, which may be overwritten."""
+        if not self.adds:
+            residual = None
+        router = None if self.shared is not None else self._plain_router()
+        y = self._apart(x, residual) if router is None else self._whole(x, router, residual)
+        return y if self._all_reduce is None else self._all_reduce(y)
+
+    def _plain_router(self) -> torch.Tensor | None:
+        """Return the router's weight if its kernel keeps it as the checkpoint has it."""
+        router, weight = self.router, self.router.packed.get("weight")
+        shape = (router.out_features, router.in_features)
+        plain = weight is not None and router.runs == DENSE and weight.shape == shape and weight.is_contiguous()
+        return weight if plain else None
+
+    def _whole(self, x: torch.Tensor, router: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        experts, norm = self.experts, self._norm
+        return self._routed(
+            x,
+            router,
+            experts.gate_up,
+            experts.down,
+            self.top_k,
+            self.renormalize,
+            self.score,
+            self.activation,
+            norm_weight=None if norm is None else norm.weight,
+            eps=0.0 if norm is None else norm.spec.eps,
+            offset=0.0 if norm is None else norm.spec.offset,
+            router_bias=self.router.bias,
+            round_weights=self._dtype is not None,
+            gate_up_bias=experts.gate_up_bias,
+            down_bias=experts.down_bias,
+            residual=residual,
+            **self.limits,
+        )
+
+    def _apart(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         if self._norm is not None:
             x = self._norm(x)
         weights, ids = self._route(self.router(x), self.top_k, self.renormalize, self.score)
-        if self._dtype is not None:
-            weights = weights.to(self._dtype)
         experts = self.experts
         y = self._moe(
             x,
-            weights,
+            weights if self._dtype is None else weights.to(self._dtype),
             ids,
             experts.gate_up,
             experts.down,
             self.activation,
             gate_up_bias=experts.gate_up_bias,
             down_bias=experts.down_bias,
+            residual=residual if self.shared is None else self.shared(x),
             **self.limits,
         )
-        if self.shared is not None:
-            y = y + self.shared(x)
-        if residual is not None and self.adds:
-            y = residual.add_(y)
-        return y if self._all_reduce is None else self._all_reduce(y)
+        return y if self.shared is None or residual is None else residual.add_(y)
