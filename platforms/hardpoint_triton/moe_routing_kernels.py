@@ -227,5 +227,5 @@ class SortedPairs:
             BINS=bins, BLOCK=max(1, 8192 // bins), num_warps=8, **pdl,
         )  # fmt: skip
         _scatter[(chunks,)](
-            ids, self.order, before, starts, pairs, first, experts, BINS=bins, CHUNK=CHUNK, num_warps=4, **pdl,
+            ids, self.order, before, starts, pairs, first, experts, BINS=bins, CHUNK=CHUNK, num_warps=8, **pdl,
         )  # fmt: skip

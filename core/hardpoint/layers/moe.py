@@ -115,7 +115,8 @@ class MoE:
         self._norm = norm
         self._route = build.ops.topk_router
         self._moe = build.ops.moe
-        self._routed = build.ops.routed_moe
+        # Without a provider the whole layer is nothing but its parts, of which the router may have a kernel of its own.
+        self._routed = None if build.ops.host_reads("routed_moe") else build.ops.routed_moe
         self._all_reduce = build.comm.all_reduce if build.comm.size > 1 else None
         # Of ranks that sum their results exactly one adds the residual stream too.
         self.adds = build.comm.rank == 0
@@ -124,22 +125,20 @@ class MoE:
         """Run the layer on ``x`` [T, hidden] and add it to ``residual``, which may be overwritten."""
         if not self.adds:
             residual = None
-        router = None if self.shared is not None else self._plain_router()
-        y = self._apart(x, residual) if router is None else self._whole(x, router, residual)
+        y = self._whole(x, residual)
+        if y is None:
+            y = self._apart(x, residual)
         return y if self._all_reduce is None else self._all_reduce(y)
 
-    def _plain_router(self) -> torch.Tensor | None:
-        """Return the router's weight if its kernel keeps it as the checkpoint has it."""
-        router, weight = self.router, self.router.packed.get("weight")
-        shape = (router.out_features, router.in_features)
-        plain = weight is not None and router.runs == DENSE and weight.shape == shape and weight.is_contiguous()
-        return weight if plain else None
-
-    def _whole(self, x: torch.Tensor, router: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        experts, norm = self.experts, self._norm
+    def _whole(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor | None:
+        """Return the result of the composite op, or ``None`` where it cannot be used."""
+        router, experts, norm = self.router, self.experts, self._norm
+        weight = router.packed.get("weight")
+        if self._routed is None or self.shared is not None or router.runs != DENSE or weight is None:
+            return None
         return self._routed(
             x,
-            router,
+            weight,
             experts.gate_up,
             experts.down,
             self.top_k,
@@ -149,7 +148,7 @@ class MoE:
             norm_weight=None if norm is None else norm.weight,
             eps=0.0 if norm is None else norm.spec.eps,
             offset=0.0 if norm is None else norm.spec.offset,
-            router_bias=self.router.bias,
+            router_bias=router.bias,
             round_weights=self._dtype is not None,
             gate_up_bias=experts.gate_up_bias,
             down_bias=experts.down_bias,
