@@ -131,7 +131,7 @@ def one_row_tile(n_out: int, k_in: int, size: int, pair: bool, processors: int) 
     block_n = 8
     while block_n > 2 and triton.cdiv(n_out, block_n) < 2 * processors:
         block_n //= 2
-    return Tile(block_n, block_k, stages=4 if pair else 6)
+    return Tile(block_n, block_k, stages=4 if pair else 6, early=2 * block_k, wave=4 * processors)
 
 
 @cache
@@ -143,7 +143,7 @@ def few_rows_tile(n_out: int, k_in: int, size: int, rows: int, pair: bool, proce
     split = 1
     while tiles * split * 2 <= processors and split * 2 <= most:
         split *= 2
-    return Tile(TILE, block_k, split, stages=5)
+    return Tile(TILE, block_k, split, stages=5, early=2 * block_k, wave=2 * processors)
 
 
 @cache
