@@ -29,3 +29,12 @@ SCALED_MM = Descriptor(
     requires=("triton",),
     remedy="pip install hardpoint[cuda]",
 )
+SCALED_MM_BLOCK = Descriptor(
+    kind="linear_kernels",
+    name="scaled_mm_block",
+    contract=(1, 0),
+    implementation="hardpoint_cuda.scaled_mm_block:ScaledMmBlock",
+    summary="8-bit floats with a scale per block of 128 x 128, inputs too, on the matrix units",
+    requires=("triton",),
+    remedy="pip install hardpoint[cuda]",
+)

@@ -82,29 +82,48 @@ def test_no_rows_and_padded_groups() -> None:
 ROWS = LinearScheme(weight="fp8_e4m3", activation="fp8_e4m3", group=0)
 
 
+BLOCKS = LinearScheme(weight="fp8_e4m3", activation="fp8_e4m3", group=128)
+TENSOR = LinearScheme(weight="fp8_e4m3", activation="fp8_e4m3", group=-1)
+
+
 @pytest.mark.parametrize(
-    ("scheme", "sizes", "dtype", "arch", "reason"),
+    ("kernel", "scheme", "sizes", "dtype", "arch", "reason"),
     [
-        (ROWS, (64, 64), "bfloat16", "sm90", None),
-        (LinearScheme(weight="fp8_e4m3", activation="fp8_e4m3", group=-1), (64, 64), "bfloat16", "sm90", None),
-        (DENSE, (64, 64), "bfloat16", "sm90", "reads fp8_e4m3 weights only, not dense"),
-        (LinearScheme(weight="fp8_e4m3"), (64, 64), "bfloat16", "sm90", "the checkpoint keeps them in bfloat16"),
-        (ROWS, (64, 72), "bfloat16", "sm90", "input size 72 is no multiple of 16"),
-        (ROWS, (24, 64), "bfloat16", "sm90", "output size 24 is no multiple of 16"),
-        (ROWS, (64, 64), "float16", "sm90", "dtype is float16; it must be bfloat16"),
-        (ROWS, (64, 64), "bfloat16", "sm80", "sm80 is no sm90 or later"),
-        (ROWS, (64, 64), "bfloat16", "gfx942", "gfx942 is no sm90 or later"),
+        ("ScaledMm", ROWS, (64, 64), "bfloat16", "sm90", None),
+        ("ScaledMm", TENSOR, (64, 64), "bfloat16", "sm90", None),
+        ("ScaledMm", BLOCKS, (128, 128), "bfloat16", "sm90", "not one for 128 inputs"),
+        ("ScaledMm", DENSE, (64, 64), "bfloat16", "sm90", "reads fp8_e4m3 weights only, not dense"),
+        (
+            "ScaledMm",
+            LinearScheme(weight="fp8_e4m3"),
+            (64, 64),
+            "bfloat16",
+            "sm90",
+            "the checkpoint keeps them in bfloat16",
+        ),
+        ("ScaledMm", ROWS, (64, 72), "bfloat16", "sm90", "input size 72 is no multiple of 16"),
+        ("ScaledMm", ROWS, (24, 64), "bfloat16", "sm90", "output size 24 is no multiple of 16"),
+        ("ScaledMm", ROWS, (64, 64), "float16", "sm90", "dtype is float16; it must be bfloat16"),
+        ("ScaledMm", ROWS, (64, 64), "bfloat16", "sm80", "sm80 is no sm90 or later"),
+        ("ScaledMm", ROWS, (64, 64), "bfloat16", "gfx942", "gfx942 is no sm90 or later"),
+        ("ScaledMmBlock", BLOCKS, (256, 128), "bfloat16", "sm90", None),
+        ("ScaledMmBlock", ROWS, (256, 128), "bfloat16", "sm90", "takes a scale per block of 128 x 128 only"),
+        ("ScaledMmBlock", BLOCKS, (192, 128), "bfloat16", "sm90", "output size 192 is no multiple of 128"),
+        ("ScaledMmBlock", BLOCKS, (128, 64), "bfloat16", "sm90", "input size 64 is no multiple of 128"),
+        ("ScaledMmBlock", BLOCKS, (128, 128), "bfloat16", "sm100", "on sm90 only, not on sm100"),
+        ("ScaledMmBlock", DENSE, (128, 128), "bfloat16", "sm90", "not dense"),
     ],
 )
-def test_the_kernel_says_why_it_refuses(
-    scheme: LinearScheme, sizes: tuple[int, int], dtype: str, arch: str, reason: str | None
+def test_kernels_say_why_they_refuse(
+    kernel: str, scheme: LinearScheme, sizes: tuple[int, int], dtype: str, arch: str, reason: str | None
 ) -> None:
     from hardpoint_cuda.scaled_mm import ScaledMm
+    from hardpoint_cuda.scaled_mm_block import ScaledMmBlock
 
-    kernel = ScaledMm()
-    assert isinstance(kernel, FusedLinearKernel)
+    made = {"ScaledMm": ScaledMm, "ScaledMmBlock": ScaledMmBlock}[kernel]()
+    assert isinstance(made, FusedLinearKernel)
     info = DeviceInfo(index=0, name="gpu", uuid="", arch=arch, total_bytes=None)
-    reasons = kernel.reject(scheme, *sizes, dtype, info)
+    reasons = made.reject(scheme, *sizes, dtype, info)
     assert reasons == [] if reason is None else any(reason in each for each in reasons)
 
 
