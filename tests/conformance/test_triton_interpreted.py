@@ -30,7 +30,10 @@ SHORT = (
     "chunked-window33",
     "mixed-float32-window-cap-sinks",
     "decode-float16",
+    "decode-alone-fused-window",
+    "decode-float16-over-float8_e5m2",
 )
+SHARING = ((257, 1), (300, 1), (385, 1), (270, 1))
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,30 @@ def test_attention_agrees_with_dense_attention(label: str, device: Device) -> No
     from hardpoint_triton.attention import TritonAttention
 
     check_attention(TritonAttention(), device, CASES[label])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["composed", "fused"])
+def test_what_decodes_share_is_read_once(fused: bool, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a step that is planned as it comes, and in a prepared one."""
+    from hardpoint_triton import cascade
+    from hardpoint_triton.attention import TritonAttention
+
+    launched = []
+    attend = cascade.SharedWork.attend
+
+    def counted(self: cascade.SharedWork, *args: object) -> object:
+        launched.append(self.count)
+        return attend(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cascade, "LEAST_BYTES", 0.0)
+    monkeypatch.setattr(cascade, "LEAST_GROUP_BYTES", 0.0)
+    monkeypatch.setattr(cascade, "BYTES_PER_FLOP", 0.0)
+    monkeypatch.setattr(cascade.SharedWork, "attend", counted)
+    case = AttentionCase(
+        label="sharing", requests=SHARING, decodes=4, shared=256, head_size=32, sinks=True, fused=fused
+    )
+    check_attention(TritonAttention(), device, case)
+    assert launched == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "gelu_mul", "qk_norm_rope"])
