@@ -19,10 +19,11 @@ def check_body(op: Op[..., Any], body: Callable[..., Any], dtype: torch.dtype, d
     """
     for seed in (0, 1):
         for call in op.inputs(dtype, device, seed):
-            _check_call(op, body, call, dtype)
+            check_call(op, body, call, dtype)
 
 
-def _check_call(op: Op[..., Any], body: Callable[..., Any], call: OpCall, dtype: torch.dtype) -> None:
+def check_call(op: Op[..., Any], body: Callable[..., Any], call: OpCall, dtype: torch.dtype) -> None:
+    """Make one call and hold its result against the reference's; see :func:`check_body`."""
     ours, theirs = call.clone(), call.clone()
     expected = op.reference(*ours.args, **ours.kwargs)
     actual = body(*theirs.args, **theirs.kwargs)

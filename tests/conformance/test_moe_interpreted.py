@@ -1,0 +1,66 @@
+"""Mixture of experts in Triton's interpreter, on the smallest shapes that reach every branch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hardpoint.ops.registry import OPS
+from hardpoint.testing.conformance.ops import check_call
+
+triton = pytest.importorskip("triton")
+if not triton.knobs.runtime.interpret:
+    pytest.skip("Triton compiles in this run", allow_module_level=True)
+
+CPU = torch.device("cpu")
+#: Few tokens and many, a slice of the experts, padding in every direction, one expert with all and one with half.
+CALLS = {
+    "topk_router": ("7x60-softmax", "3x128-renormalised", "2x256-chosen", "1x8-sigmoid", "0x8-softmax"),
+    "moe": ("1x2-gelu_tanh", "1x2-part", "9x4-biases", "9x4-part", "0x2-silu", "elsewhere", "one-takes-half"),
+    "routed_moe": ("1x2-softmax", "1x2-biases", "1x2-plain", "70x2-rounded", "0x2-plain"),
+}
+
+
+@pytest.mark.parametrize(("name", "label"), [(name, label) for name, labels in CALLS.items() for label in labels])
+def test_ops_agree_with_their_references(name: str, label: str) -> None:
+    from hardpoint_triton.ops import OPS as BODIES
+
+    made = OPS[name]
+    (call,) = (call for call in made.inputs(torch.float32, CPU, 0) if call.label == label)
+    check_call(made, BODIES[name], call, torch.float32)
+
+
+def test_half_precision_streams_and_groups() -> None:
+    from hardpoint_triton.moe import moe
+
+    for call in OPS["moe"].inputs(torch.float16, CPU, 0):
+        if call.label in ("1x2-swiglu_oai", "9x4-residual"):
+            check_call(OPS["moe"], moe, call, torch.float16)
+
+
+@pytest.mark.parametrize("few", [0, 10_000], ids=["chunks", "at-once"])
+@pytest.mark.parametrize(("experts", "first", "pairs"), [(8, 0, 300), (3, 2, 300), (8, 0, 5)])
+def test_pairs_are_sorted_by_expert_and_number(experts: int, first: int, pairs: int, few: int) -> None:
+    from hardpoint_triton.moe_routing_kernels import SortedPairs
+
+    tile = 16
+    ids = torch.randint(0, 8, (pairs, 1), generator=torch.Generator().manual_seed(pairs))
+    made = SortedPairs(ids, experts, first, tile, few=few)
+    assert made.num_tiles == pairs // tile + experts
+    found: dict[int, list[int]] = {expert: [] for expert in range(experts)}
+    for expert, start, stop in zip(made.expert.tolist(), made.start.tolist(), made.stop.tolist(), strict=True):
+        if expert >= 0:
+            assert start < stop
+            found[expert] += made.order[start : min(stop, start + tile)].tolist()
+    expected = {expert: (ids.flatten() == expert + first).nonzero().flatten().tolist() for expert in range(experts)}
+    assert found == expected
+
+
+def test_a_token_is_the_same_in_any_company() -> None:
+    from hardpoint_triton.moe import moe
+
+    (call,) = (c for c in OPS["moe"].inputs(torch.float32, CPU, 0) if c.label == "40x1-silu")
+    x, weights, ids, *rest = call.args
+    together = moe(x, weights, ids, *rest)
+    order = torch.arange(39, -1, -1)
+    assert torch.equal(moe(x[order], weights[order], ids[order], *rest)[order], together)
