@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from hardpoint.contract.attention import AttentionLayerConfig, BatchView
 from hardpoint_triton.attention import TritonAttention, TritonLayer, TritonPlan, TritonPlanner
+from hardpoint_triton.chunks import Chunks
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import Device
@@ -59,7 +60,8 @@ class LongChunk:
 class CudnnPlan(TritonPlan):
     """A Triton plan for decodes and short chunks, and the long chunks beside it."""
 
-    long: tuple[LongChunk, ...] = ()
+    short: TritonPlan
+    long: tuple[LongChunk, ...]
 
 
 class CudnnAttention(TritonAttention):
@@ -79,12 +81,13 @@ class CudnnPlanner(TritonPlanner):
 
     def plan(self, batch: BatchView) -> CudnnPlan:
         plain = super().plan(batch)
-        lengths = plain.chunks
+        lengths = np.diff(batch.query_start_host[batch.num_decodes :])
+        left_out = lengths >= LEAST_TOKENS
         long = tuple(
-            _long_chunk(batch, batch.num_decodes + int(at), int(lengths[at]))
-            for at in np.flatnonzero(lengths >= LEAST_TOKENS)
+            _long_chunk(batch, batch.num_decodes + int(at), int(lengths[at])) for at in np.flatnonzero(left_out)
         )
-        return CudnnPlan(batch, plain.decodes, lengths, plain.device, long)
+        short = TritonPlan(batch, plain.decodes, Chunks.of(batch, self._device, left_out))
+        return CudnnPlan(batch, plain.decodes, plain.chunks, short, long)
 
 
 def _long_chunk(batch: BatchView, request: int, length: int) -> LongChunk:
@@ -113,13 +116,19 @@ class CudnnLayer(TritonLayer):
         self._served = plain and config.head_size in HEAD_SIZES
 
     def attend(
-        self, q: torch.Tensor, kv: torch.Tensor, plan: Any, sinks: torch.Tensor | None, keywords: Mapping[str, Any]
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        plan: Any,
+        sinks: torch.Tensor | None,
+        keywords: Mapping[str, Any],
+        own: tuple[torch.Tensor, torch.Tensor] | None = None,
+        sums: torch.Tensor | None = None,
     ) -> torch.Tensor:
         takes = self._served and plan.long and q.dtype in (torch.bfloat16, torch.float16) and kv.dtype == q.dtype
         if not takes:
-            return super().attend(q, kv, plan, sinks, keywords)
-        short = TritonPlan(plan.batch, plan.decodes, np.where(plan.chunks < LEAST_TOKENS, plan.chunks, 0), plan.device)
-        out = super().attend(q, kv, short, sinks, keywords)
+            return super().attend(q, kv, plan, sinks, keywords, own, sums)
+        out = super().attend(q, kv, plan.short, sinks, keywords, own, sums)
         for chunk in plan.long:
             out[chunk.rows] = self._attend(q[chunk.rows], kv, chunk)
         return out

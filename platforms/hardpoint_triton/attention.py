@@ -14,6 +14,7 @@ from hardpoint.contract.attention import AttentionLayerConfig, AttentionQuery, B
 from hardpoint.contract.device import GraphSupport
 from hardpoint_triton import attention_kernels, dependent, rope_kernels
 from hardpoint_triton.cascade import Prefixes, PrefixFinder, SharedUploads, SharedWork
+from hardpoint_triton.chunks import Chunks, launch_own, takes_own
 from hardpoint_triton.decode import DecodeWork, WorkLists, decode_shape, launch_decode
 
 if TYPE_CHECKING:
@@ -64,38 +65,12 @@ class TritonAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
-    """Which tokens the programs of one launch serve.
-
-    Attributes:
-        request, token: int32[tiles], the tile's request (-1: none) and its first token in that request's chunk.
-        count: tiles.
-    """
-
-    request: torch.Tensor
-    token: torch.Tensor
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class TritonPlan:
     """One step for one KV group: decodes as an even division of their contexts, longer chunks cut into tiles."""
 
     batch: BatchView
     decodes: DecodeWork
-    chunks: np.ndarray[Any, Any]
-    device: torch.device
-
-    def tiles_of_chunks(self, tokens: int) -> Tiles:
-        """Return tiles of ``tokens`` tokens for the requests after the decodes."""
-        first = self.batch.num_decodes
-        counts = -(-self.chunks // tokens)
-        request = np.repeat(np.arange(first, self.batch.num_requests, dtype=np.int32), counts)
-        start = np.arange(len(request), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
-        # The longest tiles first: the last program to start should be a short one.
-        request, start = request[::-1].copy(), (start * tokens).astype(np.int32)[::-1].copy()
-        both = torch.from_numpy(np.stack([request, start])).to(self.device, non_blocking=True)
-        return Tiles(request=both[0], token=both[1], count=len(request))
+    chunks: Chunks
 
 
 class TritonPlanner:
@@ -122,9 +97,8 @@ class TritonPlanner:
 
     def plan(self, batch: BatchView) -> TritonPlan:
         count = batch.num_decodes
-        lengths = np.diff(batch.query_start_host[count:])
         decodes = self._lists.make(batch.seq_lens, count, self._shared(batch))
-        return TritonPlan(batch, decodes, lengths, self._device)
+        return TritonPlan(batch, decodes, Chunks.of(batch, self._device))
 
     def stage(self, rows: Int32s, block_table_host: Int32s, seq_lens_host: Int32s) -> Hashable:
         """Upload the rows' shared prefixes; the variant is the number of tiles, rounded up, or ``None``."""
@@ -158,6 +132,7 @@ class TritonLayer:
         self._config = config
         self._block_size = block_size
         self._group = config.num_heads // config.num_kv_heads
+        self._takes_own = takes_own(config)
         self._padded = max(16, triton.next_power_of_2(config.head_size))
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
@@ -182,11 +157,11 @@ class TritonLayer:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         config = self._config
-        q, _, _ = rope_kernels.norm_rope_write(
+        q, k, v = rope_kernels.norm_rope_write(
             qkv, rotation, config.num_heads, config.num_kv_heads, config.head_size, positions, slots, kv
         )
         # The plan's lists are older than the kernel just launched, which waited for all before it.
-        return self.attend(q, kv, plan, sinks, dependent.keywords(qkv.device))
+        return self.attend(q, kv, plan, sinks, dependent.keywords(qkv.device), (k, v))
 
     def attend(
         self,
@@ -195,8 +170,16 @@ class TritonLayer:
         plan: TritonPlan,
         sinks: torch.Tensor | None,
         keywords: Mapping[str, Any],
+        own: tuple[torch.Tensor, torch.Tensor] | None = None,
+        sums: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend as ``forward`` does; ``keywords`` of decode kernels are those of :mod:`hardpoint_triton.dependent`."""
+        """Attend as ``forward`` does.
+
+        Args:
+            keywords: of decode kernels, see :mod:`hardpoint_triton.dependent`.
+            own: the step's keys and values, [T, kv heads, head_size], where they are at hand.
+            sums: float32 [T, heads] for the log-sum-exps of chunks that attend to ``own``.
+        """
         if q.stride()[1:] != (q.shape[2], 1):
             q = q.contiguous()
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -208,15 +191,26 @@ class TritonLayer:
                 (1.0, 1.0), keywords,
             )  # fmt: skip
         if batch.num_decodes < batch.num_requests:
-            self._attend_chunks(q, kv, out, plan, sinks)
+            self._attend_chunks(q, kv, out, plan, sinks, own, sums)
         return out
 
     def _attend_chunks(
-        self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, plan: TritonPlan, sinks: torch.Tensor | None
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        out: torch.Tensor,
+        plan: TritonPlan,
+        sinks: torch.Tensor | None,
+        own: tuple[torch.Tensor, torch.Tensor] | None,
+        sums: torch.Tensor | None,
     ) -> None:
-        config, batch = self._config, plan.batch
+        config, batch, paged = self._config, plan.batch, plan.chunks.every
+        # A cache of another type holds rounded keys and values: what a token sees must not depend on its chunk.
+        if own is not None and self._takes_own and kv.dtype == q.dtype:
+            launch_own(config, q, *own, out, sums, batch, plan.chunks.first)
+            paged = plan.chunks.later
         rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
-        tiles = plan.tiles_of_chunks(rows // self._group)
+        tiles = paged.tiles(rows // self._group)
         if not tiles.count:
             return
         attention_kernels.attend[(tiles.count, config.num_kv_heads)](

@@ -19,7 +19,7 @@ def attend_own(
     q, k, v, out, sums, query_start, tile_request, tile_token, scale,
     q_token, kv_token, out_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    SUMS: tl.constexpr, TMA: tl.constexpr,
+    SUMS: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr = "tf32",
 ):  # fmt: skip
     """Attend one tile.
 
@@ -50,29 +50,31 @@ def attend_own(
     stop = tl.minimum(first + BLOCK_M // G, length)
     for at in range(0, seen_by_all, BLOCK_N):
         keys, values = _load(k, v, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
-        scores = tl.dot(query, tl.trans(keys))
+        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
         new_top = tl.maximum(top, tl.max(scores, 1) * factor)
         weights = tl.exp2(scores * factor - new_top[:, None])
         shrink = tl.exp2(top - new_top)
         total = total * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
-        acc = tl.dot(weights.to(query.dtype), values, acc)
+        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
         top = new_top
     for at in range(seen_by_all, stop, BLOCK_N):
         there = at + columns < length
         keys, values = _load(k, v, begin + at, kv_head, kv_token, columns, dims, there, D, BLOCK_N, TMA)
-        scores = tl.dot(query, tl.trans(keys)) * factor
+        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor
         scores = tl.where((at + columns)[None, :] <= token[:, None], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - new_top[:, None])
         shrink = tl.exp2(top - new_top)
         total = total * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
-        acc = tl.dot(weights.to(query.dtype), values, acc)
+        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
         top = new_top
 
     acc = acc / total[:, None]
-    tl.store(out + (row * out_token + head * D)[:, None] + dims[None, :], acc.to(out.dtype.element_ty), mask=live[:, None])
+    tl.store(
+        out + (row * out_token + head * D)[:, None] + dims[None, :], acc.to(out.dtype.element_ty), mask=live[:, None]
+    )
     if SUMS:
         tl.store(sums + row * HEADS + head, (top + tl.log2(total)) * LN_2, mask=live)
 
