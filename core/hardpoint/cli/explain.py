@@ -68,6 +68,7 @@ def show(out: Console, facts: Mapping[str, Any]) -> None:
         (row for entry in description.get("attention", []) for row in _attention(entry)),
     )
     _linear(out, model)
+    _prepared(out, description.get("prepared"))
     _cache(out, facts)
 
 
@@ -105,6 +106,21 @@ def _linear(out: Console, model: Mapping[str, Any]) -> None:
         (name, "refused", "; ".join(reasons)) for name, reasons in model.get("linear_kernels_refused", {}).items()
     ]
     section(out, "Linear kernels", ("KERNEL", "STATE", "WHY"), [*used, *refused])
+
+
+def _prepared(out: Console, prepared: Mapping[str, Any] | None) -> None:
+    """Show which decode steps are prepared; there are none before an engine has started."""
+    if prepared is None:
+        return
+    kinds = [(kind["sampling"], ranges(kind["sizes"]), "prepared") for kind in prepared["kinds"]]
+    have = {size for kind in prepared["kinds"] for size in kind["sizes"]}
+    later = [size for size in prepared["possible"] if size not in have and size not in prepared["refused"]]
+    rows = [
+        *kinds,
+        ("any", ranges(later), "when used, or in idle time"),
+        ("any", ranges(prepared["refused"]), "no memory"),
+    ]
+    section(out, "Prepared decode steps", ("SAMPLING", "ROWS", "STATE"), [row for row in rows if row[1]])
 
 
 def _cache(out: Console, facts: Mapping[str, Any]) -> None:

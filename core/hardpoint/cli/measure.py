@@ -60,7 +60,7 @@ def record(info: EngineInfo) -> dict[str, Any]:
         "model": info.model,
         "config": info.config,
         # How long it took and what was free differ from start to start.
-        "chosen": {k: v for k, v in info.description.items() if k not in ("seconds_to_ready", "memory", "kv")},
+        "chosen": {k: v for k, v in info.description.items() if k not in ("seconds_to_ready", "memory", "kv", "prepared")},
     }
     text = json.dumps(told, sort_keys=True, default=str)
     return {
@@ -70,6 +70,7 @@ def record(info: EngineInfo) -> dict[str, Any]:
         "host": env.machine(),
         "kv": info.description.get("kv", {}),
         "memory": info.description.get("memory", []),
+        "prepared": info.description.get("prepared"),
         "digest": hashlib.sha256(text.encode()).hexdigest(),
     }
 

@@ -277,6 +277,15 @@ def _describe(setup: Setup, config: EngineConfig, kv: KVPlan, executor: Executor
 
 def _report(info: EngineInfo) -> None:
     memory = ", ".join(f"{what} {count / 2**20:.0f} MiB" for what, count in info.description.get("memory", []))
+    prepared = info.description.get("prepared")
+    if prepared is not None:
+        sizes = sorted({size for kind in prepared["kinds"] for size in kind["sizes"]})
+        log.info(
+            "decode steps of %s rows are prepared (%.1f s); others up to %d rows follow as they are used or time allows",
+            ", ".join(map(str, sizes)),
+            prepared["seconds"],
+            max(prepared["possible"], default=0),
+        )
     log.info(
         "%s is ready after %.1f s: context %d tokens, %d cache blocks of %d tokens; memory: %s",
         info.model,

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -154,7 +154,11 @@ class PreparedDecodes:
 
     def describe(self) -> dict[str, Any]:
         """Return what is prepared, what could be, and what it took."""
-        return {**self._policy.describe(), "possible": self._sizes, "seconds": round(self._seconds, 3)}
+        kinds = [
+            {"sampling": _named(sampling), "variant": str(variant), "sizes": list(sizes)}
+            for (variant, sampling), sizes in cast("Any", self._policy.ready()).items()
+        ]
+        return {"kinds": kinds, **self._policy.describe(), "seconds": round(self._seconds, 3)}
 
     def _stage(self, rows: Int32s, computed: Int32s) -> Hashable:
         """Let planners get ready for a step, and return its variant."""
@@ -247,3 +251,9 @@ class PreparedDecodes:
             max_seq_len=bound,
             block_size=self._block_size,
         )
+
+
+def _named(kind: SamplingKind | None) -> str:
+    if kind is None:
+        return "afterwards"
+    return " and ".join(name for name, there in (("full", kind.full), ("top-k", kind.top_k)) if there) or "greedy"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -99,10 +99,14 @@ class Preparation:
                     return size, kind
         return None
 
+    def ready(self) -> Mapping[Hashable, Sequence[int]]:
+        """Return the prepared sizes of every kind, in order."""
+        return self._ready
+
     def describe(self) -> dict[str, Any]:
-        """Return what is prepared, and how many steps ran at a larger size or unprepared for want of it."""
+        """Return what can be prepared, what was refused, and how many steps ran at a larger size or unprepared."""
         return {
-            "sizes": {str(kind): list(ready) for kind, ready in self._ready.items()},
+            "possible": list(self._sizes),
             "refused": sorted(size for size, _kind in self._refused),
             "padded_steps": self._padded,
             "unprepared_steps": self._eager,

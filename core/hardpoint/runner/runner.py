@@ -26,7 +26,7 @@ from hardpoint.runner.batch import PersistentBatch
 from hardpoint.runner.decodes import PreparedDecodes
 from hardpoint.runner.inputs import prepare
 from hardpoint.runner.kv_pool import KVPool
-from hardpoint.runner.memory import activation_bytes
+from hardpoint.runner.memory import MemoryReport, activation_bytes
 from hardpoint.runner.profiling import profiler_of
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
 from hardpoint.runner.sampling import Sampler
@@ -71,7 +71,7 @@ class TorchRunner:
         self._profiler: Profiler | None = None
         self._first_turn: torch.Tensor
         self._prompt_logprobs: PromptLogprobs
-        self._memory: tuple[tuple[str, int], ...] = ()
+        self._memory = MemoryReport(device)
 
     @torch.inference_mode()
     def load(self) -> None:
@@ -110,13 +110,13 @@ class TorchRunner:
         activations = activation_bytes(
             self._shape, self._launch.limits, self._launch.world.size, self._config.model.dtype
         )
-        lines = [("weights", weights), ("activations, at most", activations)]
+        self._memory.set("weights", weights)
+        self._memory.plan("activations, at most", activations)
         if memory.free is not None:
-            lines.append(("free after loading", memory.free))
+            self._memory.plan("free after loading", memory.free)
         asked = cache.kv_cache_memory
         if cache.num_blocks is not None:
-            self._memory = tuple(lines)
-            return KVBudget(block_size=self._attention.block_size, num_blocks=cache.num_blocks, report=self._memory)
+            return KVBudget(block_size=self._attention.block_size, num_blocks=cache.num_blocks, report=self._report())
         if asked is None:
             if memory.free is None:
                 raise MemoryBudgetError("the device cannot tell its free memory; set --kv-cache-memory")
@@ -133,17 +133,26 @@ class TorchRunner:
                 f"--kv-cache-memory asks for {_gib(asked)} GiB, {_gib(memory.free)} GiB are free after loading "
                 f"{_gib(weights)} GiB of weights; ask for less"
             )
-        lines.append(("KV cache, at most", asked))
-        self._memory = tuple(lines)
-        return KVBudget(block_size=self._attention.block_size, bytes=asked, report=self._memory)
+        self._memory.plan("KV cache, at most", asked)
+        return KVBudget(block_size=self._attention.block_size, bytes=asked, report=self._report())
+
+    def _report(self) -> tuple[tuple[str, int], ...]:
+        return tuple(self._memory.lines())
 
     @torch.inference_mode()
     def start(self, kv: KVPlan) -> None:
-        """Allocate cache and batch, and bind every layer to its part of the cache."""
+        """Allocate cache and batch, bind every layer to its part of the cache, and prepare the first steps."""
         layouts: list[KVLayout] = []
         for spec, backend in zip(self.kv_specs(), self._attention.chosen, strict=True):
             layouts.append(backend.layout(spec, kv.block_size, kv.num_blocks))
         self._pool = KVPool(kv, tuple(layouts), self._device)
+        self._memory.set("KV cache", self._pool.bytes)
+        with self._memory.measured("batch, sampling, attention's buffers"):
+            self._make_batch(kv)
+        with self._memory.measured("prepared steps"):
+            self._prepare_steps(kv.block_size)
+
+    def _make_batch(self, kv: KVPlan) -> None:
         planners = []
         for index, group in enumerate(kv.groups):
             for layer in group.layers:
@@ -164,24 +173,25 @@ class TorchRunner:
             device=self._device,
         )
         self._sampler = Sampler(limits.max_requests, self._shape.vocab_size, self._device, self._ops)
-        waits = self._shape.num_experts > 0 and self._ops.host_reads("moe")
-        if not self._config.platform.enforce_eager and not waits:
-            self._decodes = PreparedDecodes.of(
-                self._device,
-                limits,
-                self._loaded.model,
-                self._planners,
-                self._batch,
-                kv.block_size,
-                self._sampler,
-                self._ops,
-            )
         self._shortage = Shortage(
             self._device, self._run, self._batch.tables, block_size=kv.block_size, max_tokens=limits.max_tokens
         )
         self._first_turn = torch.zeros(1, dtype=torch.int32, device=self._device.torch_device)
         self._prompt_logprobs = PromptLogprobs(self._sampler, self._loaded.model.logits)
-        self._memory = (*self._memory, ("KV cache, allocated", self._pool.bytes))
+
+    def _prepare_steps(self, block_size: int) -> None:
+        waits = self._shape.num_experts > 0 and self._ops.host_reads("moe")
+        if not self._config.platform.enforce_eager and not waits:
+            self._decodes = PreparedDecodes.of(
+                self._device,
+                self._launch.limits,
+                self._loaded.model,
+                self._planners,
+                self._batch,
+                block_size,
+                self._sampler,
+                self._ops,
+            )
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> Pending:
@@ -228,7 +238,10 @@ class TorchRunner:
     @torch.inference_mode()
     def idle(self) -> bool:
         """Prepare one more step, if steps are prepared."""
-        return self._decodes is not None and self._decodes.idle()
+        if self._decodes is None:
+            return False
+        with self._memory.measured("prepared steps"):
+            return self._decodes.idle()
 
     @torch.inference_mode()
     def recover(self) -> str | None:
@@ -280,7 +293,8 @@ class TorchRunner:
             "driver": self._device.info.driver,
             "ops": self._ops.explain(),
             "attention": self._attention.describe(),
-            "memory": [list(line) for line in self._memory],
+            "memory": [list(line) for line in self._report()],
+            "prepared": None if self._decodes is None else self._decodes.describe(),
             "model": self._loaded.description,
         }
 

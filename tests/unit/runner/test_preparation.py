@@ -57,7 +57,8 @@ def test_idle_moments_prepare_what_was_missed_first_and_everything_in_the_end() 
         order.append(wanted[0])
         made.done(*wanted)
     assert order == [24, 32, 2, 4, 16]
-    assert made.describe()["sizes"] == {"greedy": [1, 2, 4, 16, 24, 32, 64]}
+    assert made.ready() == {"greedy": [1, 2, 4, 16, 24, 32, 64]}
+    assert made.describe() == {"possible": list(SIZES), "refused": [8], "padded_steps": 3, "unprepared_steps": 0}
 
 
 def test_what_an_idle_moment_cannot_prepare_is_left_to_the_steps() -> None:

@@ -81,6 +81,18 @@ class NumpyRunner:
         hidden = self._model.forward(np.array(tokens), positions, slots, plan.num_tokens, self._cache)
         return Done(self._sample(plan, hidden))
 
+    def idle(self) -> bool:
+        return False
+
+    def recover(self) -> None:
+        self._rows.clear()
+
+    def start_profile(self) -> None:
+        pass
+
+    def stop_profile(self, path: str) -> None:
+        Path(path).write_text('{"traceEvents": []}', encoding="utf-8")
+
     def describe(self) -> Mapping[str, Any]:
         return {"platform": "numpy", "device": "numpy", "arch": "numpy", "memory": []}
 
