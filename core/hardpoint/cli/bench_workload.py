@@ -64,7 +64,7 @@ def workload(**given: Any) -> None:
         if not given["no_warmup"]:
             _warm(llm, given["scale"])
         for each in chosen:
-            result["workloads"][each.name] = _measured(llm, each, sized[each.name], given["repetitions"])
+            result["workloads"][each.name] = measured(llm, each, sized[each.name], given["repetitions"])
             if not given["as_json"]:
                 click.echo(f"{each.name}: {_headline(each, result['workloads'][each.name])}", err=True)
     if given["output_json"]:
@@ -157,7 +157,8 @@ def measure(llm: LLM, loads: Sequence[Load], repetitions: int) -> dict[str, Any]
     }
 
 
-def _measured(llm: LLM, each: Workload, loads: Sequence[Load], repetitions: int | None) -> dict[str, Any]:
+def measured(llm: LLM, each: Workload, loads: Sequence[Load], repetitions: int | None) -> dict[str, Any]:
+    """Measure a workload; one that counts latency is also run for its first token alone."""
     result = {"summary": each.summary, **measure(llm, loads, repetitions or each.repetitions)}
     if each.counts == "latency" and result["out"] > 1:
         # The published per-token times are differences of whole runs: with all tokens, and with the first one only.
