@@ -14,6 +14,7 @@ from hardpoint_triton import (
     sampling_best_kernels,
     sampling_draw_kernels,
     sampling_step_kernels,
+    sampling_top_k_kernels,
 )
 
 OPS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -23,6 +24,8 @@ OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "qk_norm_rope": rope_kernels.qk_norm_rope,
     "best_token": sampling_best_kernels.best_token,
     "decode_inputs": sampling_step_kernels.decode_inputs,
+    "top_k_tokens": sampling_top_k_kernels.top_k_tokens,
+    "sample_top_k": sampling_top_k_kernels.sample_top_k,
     "sample_full": sampling_draw_kernels.sample_full,
     "keep_tokens": sampling_step_kernels.keep_tokens,
     "topk_router": moe_routing_kernels.topk_router,

@@ -6,8 +6,9 @@ its target.
 
 Top-p asks for the largest weight ``t`` for which the tokens of at least this weight hold the mass. A float's bits order
 positive floats, so ``t`` is searched among bits: each pass over the vocabulary sums the weights above three values between
-two bounds and keeps the quarter in which the answer lies, until few enough tokens are between the bounds to be collected
-and searched without further passes.
+two bounds and keeps the part in which the answer lies, until few enough tokens are between the bounds to be collected and
+searched without further passes. The first three values are around the answer for the first tokens alone, which in a flat
+distribution is close, and in a steep one leaves few tokens above.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from hardpoint_triton.sampling_best_kernels import best_token
 PART: Final = 2048
 #: Tokens that the search for top-p's last token holds at once, and collects at most.
 TILE: Final = 8192
+#: Distance of the first values at which weights are summed: an eighth of an octave.
+STEP: Final = 2**20
 _ONE: Final = tl.constexpr(1099511627776.0)
 # A sum of weights and their number in one integer: at most 64 weights of 2**40 are added before the two are taken apart.
 _COUNT: Final = tl.constexpr(48)
@@ -77,7 +80,7 @@ def _above(bits, counted, bound):
 def _narrowed(sums, mass, bound, low, low_count, high, high_count, high_mass):
     """Move the bound below or above the answer to ``bound``, for whose tokens ``sums`` was taken."""
     total, count = tl.sum(sums & _MASS, 0), tl.sum(sums >> _COUNT, 0)
-    below = (total >= mass) & (bound < high)
+    below = (total >= mass) & (bound > low) & (bound < high)
     above = (total < mass) & (bound < high)
     return (
         tl.where(below, bound, low),
@@ -91,7 +94,7 @@ def _narrowed(sums, mass, bound, low, low_count, high, high_count, high_mass):
 @triton.jit
 def _top_p_bits(
     logits, best, temperature, min_p, top_p, scratch, counters, bits_out, vocab, logits_stride,
-    HAS_MIN_P: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+    HAS_MIN_P: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     release(PDL)
     wait(PDL)
@@ -109,13 +112,23 @@ def _top_p_bits(
         _, counted = _tile_bits(logits, first, vocab, largest, heat, least, ROWS)
         sums += tl.sum(counted & _MASS, 1)
     mass = mass_of(tl.sum(sums, 0), wanted)
+    bits, _ = _tile_bits(logits, 0, vocab, largest, heat, least, ROWS)
+    weights = bits.to(tl.float32, bitcast=True)
+    part = tl.sum(tl.sum(weights, 1), 0) * wanted.to(tl.float32)
     # Tokens of weight below 2**-40 have no mass and are below every bound but the first.
     low, high = tl.full((), 0x2B7FFFFF, tl.int32), tl.full((), 0x3F800001, tl.int32)
     low_count, high_count = tl.full((), 0, tl.int64) + vocab, tl.full((), 0, tl.int64)
     high_mass = tl.full((), 0, tl.int64)
+    guess, guess_end = low, high
+    while guess_end - guess > STEP:
+        middle = guess + (guess_end - guess) // 2
+        enough = tl.sum(tl.sum(tl.where(bits >= middle, weights, 0.0), 1), 0) >= part
+        guess = tl.where(enough, middle, guess)
+        guess_end = tl.where(enough, guess_end, middle)
+    step = tl.full((), STEP, tl.int32)
+    bound1 = tl.maximum(guess - STEP // 2, low + 1)
     while (low_count - high_count > TILE) & (high - low > 1):
-        step = tl.maximum((high - low) // 4, 1)
-        bound1, bound2, bound3 = low + step, low + 2 * step, low + 3 * step
+        bound2, bound3 = bound1 + step, bound1 + 2 * step
         sums1 = tl.zeros((ROWS,), tl.int64)
         sums2 = tl.zeros((ROWS,), tl.int64)
         sums3 = tl.zeros((ROWS,), tl.int64)
@@ -133,6 +146,8 @@ def _top_p_bits(
         low, low_count, high, high_count, high_mass = _narrowed(
             sums3, mass, bound3, low, low_count, high, high_count, high_mass
         )
+        step = tl.maximum((high - low) // 4, 1)
+        bound1 = low + step
     if high - low > 1:
         tl.store(counters + row, 0)
         tl.debug_barrier()
@@ -141,7 +156,8 @@ def _top_p_bits(
             bits, _ = _tile_bits(logits, first, vocab, largest, heat, least, ROWS)
             between = (bits >= low) & (bits < high)
             at = tl.atomic_add(counters + row + tl.zeros_like(bits), 1, mask=between, sem="relaxed")
-            tl.store(scratch + at, bits, mask=between)
+            # Logits that are not numbers make counts meaningless; what is drawn then is too, but memory is not at stake.
+            tl.store(scratch + at, bits, mask=between & (at < TILE))
             collected += tl.sum(tl.sum(between.to(tl.int32), 1), 0)
         tl.debug_barrier()
         at = tl.arange(0, TILE)
@@ -225,7 +241,7 @@ def sample_full(
         counters = torch.empty(rows, dtype=torch.int32, device=place)
         _top_p_bits[(rows,)](
             logits, best, temperature, min_p, top_p, scratch, counters, bits, vocab, logits.stride(0),
-            HAS_MIN_P=min_p is not None, TILE=TILE, ROWS=TILE // 4, num_warps=16, **pdl,
+            HAS_MIN_P=min_p is not None, TILE=TILE, ROWS=TILE // 4, STEP=STEP, num_warps=16, **pdl,
         )  # fmt: skip
     sums = torch.empty((rows, parts), dtype=torch.int64, device=place)
     limits = {"HAS_MIN_P": min_p is not None, "HAS_TOP_P": top_p is not None, "PART": PART}
