@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
+Span = tuple[str, int, int]
+
 _NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
@@ -21,7 +23,7 @@ class Spans:
 
     def __init__(self, track: str) -> None:
         self._track = track
-        self._recorded: list[tuple[str, int, int]] | None = None
+        self._recorded: list[Span] | None = None
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
         """Return a block whose time is recorded under ``name``."""
@@ -31,9 +33,13 @@ class Spans:
         """Begin to record, from nothing."""
         self._recorded = []
 
-    def stop_into(self, path: str) -> None:
-        """End it and add what was recorded to the Chrome trace at ``path``, on its clock."""
+    def stop(self) -> list[Span]:
+        """End it and return what was recorded: (name, begin, end) in nanoseconds of the Unix clock."""
         recorded, self._recorded = self._recorded or [], None
+        return recorded
+
+    def write_into(self, path: str, recorded: list[Span]) -> None:
+        """Add what was recorded to the Chrome trace at ``path``, on that trace's clock."""
         file = Path(path)
         trace: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         base = int(trace.get("baseTimeNanoseconds", 0))
@@ -52,7 +58,7 @@ class Spans:
         file.write_text(json.dumps(trace), encoding="utf-8")
 
     @contextmanager
-    def _record(self, name: str, into: list[tuple[str, int, int]]) -> Iterator[None]:
+    def _record(self, name: str, into: list[Span]) -> Iterator[None]:
         begin = time.time_ns()
         try:
             yield

@@ -35,3 +35,11 @@ METRICS = Descriptor(
     implementation="hardpoint_server.metrics:MetricsRoutes",
     summary="/metrics for Prometheus",
 )
+
+PROFILE = Descriptor(
+    kind="routes",
+    name="profile",
+    contract=(1, 0),
+    implementation="hardpoint_server.profile:ProfileRoutes",
+    summary="/start_profile, /stop_profile, with --profile-dir",
+)

@@ -12,6 +12,7 @@ from tqdm import trange
 
 from hardpoint.cli.measure import machine, percentiles, summary, write_json
 from hardpoint.cli.options import SettingsCommand, config_from, engine_options
+from hardpoint.cli.profiling import PROFILE, profiled
 from hardpoint.cli.workload import LENGTH, random_loads
 from hardpoint.engine.frontend import open_engine
 from hardpoint.llm import LLM
@@ -27,6 +28,7 @@ _PERCENTILES = (10, 25, 50, 75, 90, 99)
 @click.option("--n", type=LENGTH, default=1, show_default=True, help="Sequences per prompt.")
 @click.option("--num-iters-warmup", type=int, default=3, show_default=True)
 @click.option("--num-iters", type=LENGTH, default=10, show_default=True)
+@PROFILE
 @click.option("--output-json", help="Write the result to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_options(model_argument=True)
@@ -60,6 +62,10 @@ def latency(**given: Any) -> None:
                 firsts.append(times.first_token_time - begin)
                 if given["output_len"] > 1:
                     per_token.append((times.last_token_time - times.first_token_time) / (given["output_len"] - 1))
+        if given["profile"]:
+            llm.reset_prefix_cache()
+            with profiled(llm, given["profile"]):
+                llm.generate(prompts, params, use_tqdm=False)
         result = {
             **machine(),
             "model": llm.info.model,

@@ -10,6 +10,7 @@ import click
 
 from hardpoint.cli.measure import machine, write_json
 from hardpoint.cli.options import SettingsCommand, config_from, engine_options
+from hardpoint.cli.profiling import PROFILE, profiled
 from hardpoint.cli.workload import LENGTH, RATIO_HELP, random_loads
 from hardpoint.engine.frontend import open_engine
 from hardpoint.llm import LLM
@@ -23,6 +24,7 @@ from hardpoint.params import SamplingParams
 @click.option("--random-range-ratio", default=0.0, show_default=True, help=RATIO_HELP)
 @click.option("--n", type=LENGTH, default=1, show_default=True, help="Sequences per prompt.")
 @click.option("--num-warmups", type=int, default=1, show_default=True, help="Requests before the clock runs.")
+@PROFILE
 @click.option("--output-json", help="Write the result to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_options(model_argument=True)
@@ -41,6 +43,10 @@ def throughput(**given: Any) -> None:
         outputs = _run(llm, loads, given["n"], show=not given["as_json"])
         elapsed = time.perf_counter() - begin
         model = llm.info.model
+        if given["profile"]:
+            llm.reset_prefix_cache()
+            with profiled(llm, given["profile"]):
+                _run(llm, loads, given["n"], show=False)
     prompted = sum(len(output.prompt_token_ids) for output in outputs)
     generated = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
     result = {

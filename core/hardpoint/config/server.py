@@ -36,6 +36,9 @@ class ServerConfig:
     max_logprobs: int = setting(20, "Most log-probabilities per token that a request may ask for; -1 is no bound.")
     max_choices: int = setting(256, "Most sequences that one HTTP request may start, over its prompts and n.")
     trust_request_chat_template: bool = setting(False, "Let requests bring their own chat template.")
+    profile_dir: str | None = setting(
+        None, "Folder for traces; with it POST /start_profile and /stop_profile record what the engine does."
+    )
     access_log: bool = setting(True, "Log a line for every HTTP request.")
 
     def __post_init__(self) -> None:

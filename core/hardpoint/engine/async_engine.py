@@ -265,6 +265,22 @@ class AsyncEngine:
         """Forget cached prefixes; return whether all of them could be forgotten."""
         return await asyncio.to_thread(self._alive().client.reset_prefix_cache)
 
+    async def start_profile(self) -> None:
+        """Begin to record what the engine's loop, the host's threads and the device do.
+
+        Raises:
+            ProfileError: when it cannot be recorded.
+        """
+        await asyncio.to_thread(self._alive().client.start_profile)
+
+    async def stop_profile(self, path: str) -> None:
+        """End it and write a Chrome trace to ``path``; ranks after the first beside it.
+
+        Raises:
+            ProfileError: when no profile was started, or the file cannot be written.
+        """
+        await asyncio.to_thread(self._alive().client.stop_profile, path)
+
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer; ``None`` with ``skip_tokenizer_init``."""

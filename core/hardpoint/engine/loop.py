@@ -119,8 +119,9 @@ class EngineLoop:
 
     def stop_profile(self, path: str) -> None:
         """End it and write a Chrome trace to ``path``; ranks after the first write their own beside it."""
+        recorded = self._spans.stop()
         self._executor.stop_profile(path)
-        self._spans.stop_into(path)
+        self._spans.write_into(path, recorded)
 
     def close(self) -> None:
         """End workers and give devices back; steps in flight are dropped."""

@@ -112,10 +112,19 @@ class MultiProcessExecutor:
         return "worker processes that share a model cannot go on after a step that failed"
 
     def start_profile(self) -> None:
-        self._call(StartProfile(), type(None))
+        self._profile(StartProfile())
 
     def stop_profile(self, path: str) -> None:
-        self._call(StopProfile(path), type(None))
+        self._profile(StopProfile(path))
+
+    def _profile(self, command: StartProfile | StopProfile) -> None:
+        """Tell every rank.
+
+        Raises:
+            RuntimeError: what a rank said of why it cannot.
+        """
+        if said := [told for told in self._call(command, str | None) if told is not None]:
+            raise RuntimeError(said[0])
 
     def submit(self, plan: StepPlan) -> Pending:
         message = encode(RunStep(plan))

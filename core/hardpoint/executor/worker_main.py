@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import zmq
 
@@ -83,13 +85,20 @@ def _answer(runner: Runner, rank: int, command: Command) -> object:
         case Idle():
             return runner.idle()
         case StartProfile():
-            runner.start_profile()
-            return None
+            return _profiled(runner.start_profile)
         case StopProfile():
-            runner.stop_profile(rank_path(command.path, rank))
-            return None
+            return _profiled(partial(runner.stop_profile, rank_path(command.path, rank)))
         case _:
             raise TypeError(f"a worker does not know the command {command!r}")
+
+
+def _profiled(call: Callable[[], None]) -> str | None:
+    """Return why a profile could not be taken; that is no reason to end the worker."""
+    try:
+        call()
+    except (OSError, RuntimeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

@@ -44,11 +44,11 @@ class Idle(msgspec.Struct, frozen=True, tag=True):
 
 
 class StartProfile(msgspec.Struct, frozen=True, tag=True):
-    """Begin to record."""
+    """Begin to record; answer with why not, or ``None``."""
 
 
 class StopProfile(msgspec.Struct, frozen=True, tag=True):
-    """End it and write the trace; ``path`` is rank 0's."""
+    """End it and write the trace, whose path is made of rank 0's; answer with why not, or ``None``."""
 
     path: str
 

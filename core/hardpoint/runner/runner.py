@@ -31,6 +31,7 @@ from hardpoint.runner.profiling import profiler_of
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
 from hardpoint.runner.sampling import Sampler
 from hardpoint.runner.shortage import Shortage
+from hardpoint.spans import Spans
 from hardpoint.weights import model_shape, resolve
 
 _NO_TOKEN = (
@@ -69,6 +70,7 @@ class TorchRunner:
         self._sampler: Sampler
         self._shortage: Shortage
         self._profiler: Profiler | None = None
+        self._spans = Spans("runner")
         self._first_turn: torch.Tensor
         self._prompt_logprobs: PromptLogprobs
         self._memory = MemoryReport(device)
@@ -196,12 +198,13 @@ class TorchRunner:
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> Pending:
         """Run one step; returns without waiting for an asynchronous device. What does not fit in memory runs in parts."""
-        for row in plan.stops:
-            self._sampler.stop(int(row))
-        self._batch.apply(plan)
-        for start in plan.starts:
-            self._sampler.start(start)
-        self._pool.copy(plan.copies)
+        with self._spans("apply changes"):
+            for row in plan.stops:
+                self._sampler.stop(int(row))
+            self._batch.apply(plan)
+            for start in plan.starts:
+                self._sampler.start(start)
+            self._pool.copy(plan.copies)
         if self._launch.world.size == 1:
             return self._shortage.run(plan)
         # A rank that runs a step in parts would leave the others waiting for it.
@@ -210,20 +213,24 @@ class TorchRunner:
     def _run(self, plan: StepPlan) -> Pending:
         """Run the rows of a plan that has been applied."""
         if self._decodes is not None and self._decodes.takes(plan):
-            prepared = self._decode(self._decodes, plan)
+            with self._spans("prepared step"):
+                prepared = self._decode(self._decodes, plan)
             if prepared is not None:
                 return prepared
-        inputs = prepare(plan, self._batch, self._pool.plan.block_size)
-        context = StepContext(
-            plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
-            slots=[view.slots for view in inputs.views],
-        )
-        hidden = self._loaded.model(inputs.token_ids, inputs.positions, context)
-        prompts = self._prompt_logprobs.of(plan, self._batch, hidden)
-        if not len(inputs.sample_at):
-            return PendingStep(plan, inputs.sample_at, None, dict, prompts)
-        logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
-        return self._sample(plan, logits, inputs.sample_at, prompts)
+        with self._spans("prepare"):
+            inputs = prepare(plan, self._batch, self._pool.plan.block_size)
+            context = StepContext(
+                plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
+                slots=[view.slots for view in inputs.views],
+            )
+        with self._spans("forward"):
+            hidden = self._loaded.model(inputs.token_ids, inputs.positions, context)
+        with self._spans("sample"):
+            prompts = self._prompt_logprobs.of(plan, self._batch, hidden)
+            if not len(inputs.sample_at):
+                return PendingStep(plan, inputs.sample_at, None, dict, prompts)
+            logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
+            return self._sample(plan, logits, inputs.sample_at, prompts)
 
     def _decode(self, decodes: PreparedDecodes, plan: StepPlan) -> PendingStep | None:
         """Run a prepared step; ``None`` where there is none for it yet."""
@@ -257,8 +264,16 @@ class TorchRunner:
         return None
 
     def start_profile(self) -> None:
+        """Begin to record.
+
+        Raises:
+            RuntimeError: when a profile is being recorded.
+        """
+        if self._profiler is not None:
+            raise RuntimeError("a profile is being recorded")
         self._profiler = profiler_of(self._device)
         self._profiler.start()
+        self._spans.start()
 
     def stop_profile(self, path: str) -> None:
         """Write the trace.
@@ -269,7 +284,9 @@ class TorchRunner:
         profiler, self._profiler = self._profiler, None
         if profiler is None:
             raise RuntimeError("no profile was started")
+        recorded = self._spans.stop()
         profiler.stop(path)
+        self._spans.write_into(path, recorded)
 
     def _sample(
         self, plan: StepPlan, logits: torch.Tensor, at: Int32s, prompts: Callable[[], dict[int, TokenLogprobs]]

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hardpoint.config import EngineConfig
-from hardpoint.contract.errors import EngineDeadError
+from hardpoint.contract.errors import EngineDeadError, ProfileError
 from hardpoint.engine.messages import EngineInfo, SchedulerStats
 from hardpoint.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from hardpoint.params import SamplingParams
@@ -61,6 +62,7 @@ class FakeEngine:
     adds_special_tokens: bool = False
     staggered: bool = False
     dead: str | None = None
+    profiling: bool = False
     calls: list[Call] = field(default_factory=list)
     rendered: list[dict[str, Any]] = field(default_factory=list)
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +78,17 @@ class FakeEngine:
             description={},
         )
     )
+
+    async def start_profile(self) -> None:
+        if self.profiling:
+            raise ProfileError("a profile is being recorded")
+        self.profiling = True
+
+    async def stop_profile(self, path: str) -> None:
+        if not self.profiling:
+            raise ProfileError("no profile was started")
+        self.profiling = False
+        Path(path).write_text('{"traceEvents": []}')
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(running=2, waiting=1, blocks_total=10, blocks_used=4, generation_tokens=7)
