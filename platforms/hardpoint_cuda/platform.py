@@ -68,7 +68,7 @@ class CudaPlatform:
         return ("triton",)
 
     def linear_kernels(self) -> Sequence[str]:
-        return ("scaled_mm", "triton")
+        return ("scaled_mm", "scaled_mm_block", "triton")
 
     def launch(self, config: EngineConfig) -> WorkerLaunch:
         return WorkerLaunch()

@@ -78,7 +78,7 @@ class ScaledMmBlock:
             packed["weight_scale"].t(),
             ScalingType.BlockWise128x128,
             output_dtype=x.dtype,
-        )
+        )[: len(x)]
         if bias is not None:
             y += bias
         if not fusion.deferrable:

@@ -18,6 +18,8 @@ from hardpoint_triton.stream import ACTIVATIONS
 DTYPE: Final = torch.float8_e4m3fn
 #: Elements that share a scale where a row has several.
 GROUP: Final = 128
+#: Products with several scales a row want rows in multiples of it.
+PADDING: Final = 4
 _BLOCK: Final = 1024
 
 Quantized = tuple[torch.Tensor, torch.Tensor]
@@ -31,7 +33,8 @@ def quantize(x: torch.Tensor, *, group: int = 0) -> Quantized:
         group: elements that share a scale; 0 for the whole row.
 
     Returns:
-        Codes [T, size] and float32 scales: [T, 1], or [T, size / group] stored column by column.
+        Codes [T, size] and float32 scales: [T, 1], or [T, size / group] stored column by column; in the latter case rows
+        that mean nothing fill both up to a multiple of :data:`PADDING`, and there is at least one.
     """
     return _launch(x, None, None, x.shape[1], PLAIN.value, group)
 
@@ -84,9 +87,10 @@ def _launch(
     if x.stride(1) != 1:
         x = x.contiguous()
     rows = len(x)
-    codes = torch.empty((rows, size), dtype=DTYPE, device=x.device)
+    filled = max(1, -(-rows // PADDING)) * PADDING if group else rows
+    codes = torch.empty((filled, size), dtype=DTYPE, device=x.device)
     if group:
-        scales = torch.empty((size // group, rows), dtype=torch.float32, device=x.device).t()
+        scales = torch.empty((size // group, filled), dtype=torch.float32, device=x.device).t()
     else:
         scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
     if rows:

@@ -26,7 +26,7 @@ def exact(values: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def same(got: tuple[torch.Tensor, torch.Tensor], want: tuple[torch.Tensor, torch.Tensor], rtol: float) -> None:
-    codes, scale = got
+    codes, scale = (each[: len(want[0])] for each in got)
     assert codes.dtype == torch.float8_e4m3fn
     torch.testing.assert_close(scale, want[1], rtol=rtol, atol=0)
     mine, other = codes.float(), want[0]
@@ -74,9 +74,10 @@ def test_no_rows_and_padded_groups() -> None:
 
     codes, scale = quantize(torch.empty(0, SIZE))
     assert (codes.shape, scale.shape) == ((0, SIZE), (0, 1))
-    codes, scale = quantize(torch.randn(3, SIZE), group=128)
-    assert scale.shape == (3, SIZE // 128)
-    assert scale.stride() == (1, 3)
+    codes, scale = quantize(torch.randn(5, SIZE), group=128)
+    assert codes.shape == (8, SIZE)
+    assert scale.shape == (8, SIZE // 128)
+    assert scale.stride() == (1, 8)
 
 
 ROWS = LinearScheme(weight="fp8_e4m3", activation="fp8_e4m3", group=0)
