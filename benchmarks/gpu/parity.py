@@ -13,10 +13,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from arguments import add_settings, settings_of
 
 from hardpoint import LLM
 from hardpoint.testing.conformance import invariance, models
@@ -38,10 +40,11 @@ def routed(architecture: str) -> bool:
     return "Moe" in architecture or architecture in ("MixtralForCausalLM", "GptOssForCausalLM")
 
 
-def parity(architecture: str, folder: Path, platform: str, dtype: str) -> str:
+def parity(architecture: str, folder: Path, platform: str, dtype: str, extra: Mapping[str, Any]) -> str:
     """Check log-probabilities and greedy tokens; return what was found."""
     prompts = models.prompts(models.WIDE["vocab_size"])
-    with LLM(str(folder), platform=platform, dtype=dtype, kv_cache_memory="200M", **invariance.COMMON) as llm:
+    settings = {"platform": platform, "dtype": dtype, "kv_cache_memory": "200M", **extra}
+    with LLM(str(folder), **invariance.COMMON, **settings) as llm:
         outputs = models.all_logprobs(llm, prompts[:4], 6)
         tokens = models.greedy(llm, prompts, 24)
     reference = models.Reference(folder, dtype)
@@ -55,10 +58,10 @@ def parity(architecture: str, folder: Path, platform: str, dtype: str) -> str:
     return found
 
 
-def invariant(architecture: str, folder: Path, platform: str, dtype: str) -> str:
+def invariant(architecture: str, folder: Path, platform: str, dtype: str, extra: Mapping[str, Any]) -> str:
     """Check that no variant changes greedy tokens; return what was found."""
     prompts = models.prompts(models.WIDE["vocab_size"])
-    settings = {"platform": platform, "dtype": dtype, "kv_cache_memory": "200M"}
+    settings = {"platform": platform, "dtype": dtype, "kv_cache_memory": "200M", **extra}
     both, info = invariance.default_run(folder, prompts, OUTPUT, **settings)
     reference = models.Reference(folder, dtype)
     expected, again = both[: len(prompts)], both[len(prompts) :]
@@ -79,24 +82,34 @@ def invariant(architecture: str, folder: Path, platform: str, dtype: str) -> str
     return "\n  " + "\n  ".join(lines)
 
 
+def _cause(error: BaseException) -> str:
+    """Return the innermost exception and where it was raised, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {str(error)[:300]} ({Path(at.filename).name}:{at.lineno})".replace("\n", " ")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("architectures", nargs="*", default=NATIVE)
     parser.add_argument("--platform", default="cuda")
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    add_settings(parser)
     parser.add_argument("--invariance", action="store_true", help="check invariance instead of parity")
     given = parser.parse_args(arguments)
     torch.set_num_threads(2)
+    extra = settings_of(given.set)
     check, failures, began = invariant if given.invariance else parity, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as root:
         for architecture in given.architectures:
             for dtype in given.dtypes.split(","):
                 begin = time.monotonic()
                 try:
-                    found = "ok: " + check(architecture, make(architecture, Path(root)), given.platform, dtype)
+                    found = "ok: " + check(architecture, make(architecture, Path(root)), given.platform, dtype, extra)
                 except Exception as error:
                     failures += 1
-                    found = f"FAILED: {error}" if isinstance(error, AssertionError) else traceback.format_exc(limit=-2)
+                    found = f"FAILED: {error if isinstance(error, AssertionError) else _cause(error)}"
                 seconds = time.monotonic() - begin
                 print(f"{architecture} {dtype} [{seconds:.1f} s] {found}", flush=True)
     print(f"{failures} failed, {time.monotonic() - began:.0f} s", flush=True)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from arguments import add_settings, settings_of
 from tables import GROUPS, HERE, Group, keep, read_rows, render
 
 from hardpoint.bench.workloads import WORKLOADS
@@ -182,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--rows", help="workloads, all of a group's by default")
     run.add_argument("--budget", type=float, default=3600.0, help="seconds in all")
     run.add_argument("--keep", help="file of rows: what it holds is not run again, what is measured is added")
-    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="engine settings, for a trial")
+    add_settings(run)
     child = commands.add_parser("child")
     child.add_argument("group")
     child.add_argument("rows")
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command == "run":
         return command_run(given)
     if given.command == "child":
-        settings = dict(item.split("=", 1) for item in given.settings)
+        settings = settings_of(given.settings)
         measure_group(GROUPS[given.group], given.rows.split(","), settings, _print)
     elif given.command == "keep":
         keep(read_rows(given.logs))

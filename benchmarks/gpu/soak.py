@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from arguments import add_settings, settings_of
 
 from hardpoint import LLM, AsyncEngine, RequestOutput, SamplingParams
 from hardpoint.testing.conformance import models
@@ -329,9 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--width", type=int, default=48, help="requests in flight")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="further engine settings")
+    add_settings(parser)
     given = parser.parse_args(arguments)
-    settings = dict(item.split("=", 1) for item in given.set)
+    settings = settings_of(given.set)
     result = soak(
         given.seconds, platform=given.platform, dtype=given.dtype, width=given.width, seed=given.seed, **settings
     )

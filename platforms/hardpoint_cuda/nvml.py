@@ -14,6 +14,7 @@ from hardpoint.contract.errors import PluginError
 
 DRIVER: Final = Path("/proc/driver/nvidia/version")
 REMEDY: Final = "pip install hardpoint[cuda]"
+DRIVER_REMEDY: Final = "install it, or start the container with its GPUs (--gpus all), or use --platform cpu"
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def absent() -> str | None:
         PluginError: when there is a driver but not what is needed to use it; that is a fault, not an absence.
     """
     if not DRIVER.exists():
-        return "this machine has no NVIDIA driver"
+        return f"this machine has no NVIDIA driver; {DRIVER_REMEDY}"
     missing = [name for name in ("pynvml", "triton") if importlib.util.find_spec(name) is None]
     if missing:
         raise PluginError(f"this machine has an NVIDIA driver, but {', '.join(missing)} is missing; {REMEDY}")
@@ -51,7 +52,7 @@ def absent() -> str | None:
     except pynvml.NVMLError as error:
         return f"NVIDIA's driver does not answer ({error})"
     if not count:
-        return "NVIDIA's driver sees no GPU"
+        return f"NVIDIA's driver sees no GPU; {DRIVER_REMEDY}"
     return None if devices() else f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} leaves none of {count} GPUs"
 
 
