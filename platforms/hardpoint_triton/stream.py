@@ -26,6 +26,9 @@ MOST_ROWS: Final = 64
 MOST_SPLIT: Final = 8
 #: Most tiles that programs share.
 SHARED_TILES: Final = 1024
+#: One row's kernel has no good tiles for weights of so few columns with so many rows.
+SHORT: Final = 1024
+MANY: Final = 32768
 #: Rows of the weight in a tile of several rows.
 TILE: Final = 64
 
@@ -90,7 +93,9 @@ def stream(
     kind = ACTIVATIONS[activation]
     keywords = dependent.keywords(x.device)
     processors = multiprocessors(x.device)
-    if norm is not None and rows > 1:
+    # Rows too short to fill a pipeline go through the other kernel's larger tiles.
+    alone = rows == 1 and (k_in > SHORT or n_out < MANY or x.dtype == torch.float32)
+    if norm is not None and not alone:
         assert norm_weight is not None
         x, norm = rms_norm(x, norm_weight, norm.eps, norm.offset), None
     flags = {
@@ -102,7 +107,7 @@ def stream(
     }
     # A kernel never follows a pointer that its flags switch off.
     pointers = [x if each is None else each for each in (bias, residual, weight_scale, x_scale)]
-    if rows == 1:
+    if alone:
         tile = one_row_tile(n_out, k_in, weight.element_size(), bool(kind), processors)
         eps, offset = (0.0, 0.0) if norm is None else (norm.eps, norm.offset)
         one_row[(triton.cdiv(n_out, tile.block_n),)](
