@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -10,13 +11,15 @@ import torch.nn.functional as F
 from hardpoint_triton.moe_expert_kernels import Experts, Router
 from hardpoint_triton.moe_grouped_kernels import Tile, Tiles, group_experts
 from hardpoint_triton.moe_routing_kernels import route
-from hardpoint_triton.moe_stream_kernels import stream_experts, stream_layer
+from hardpoint_triton.moe_stream_kernels import norm_and_score, stream_experts, stream_layer
 from hardpoint_triton.norm_kernels import rms_norm
 
 #: Pairs of token and expert up to which the experts' rows stream through vector products.
 STREAMED_PAIRS: Final = 32
 #: Hidden elements up to which one program norms a token while it multiplies by the router.
 ROUTED_HIDDEN: Final = 8192
+#: Tokens up to which every program of the router's product norms its token for itself.
+ROUTED_TOKENS: Final = 16
 
 
 def moe(
@@ -62,11 +65,14 @@ def routed_moe(
     """See ``hardpoint.ops.moe.routed_moe``. Three launches for few tokens."""
     experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit)
     x, (tokens, hidden) = _rows(x), x.shape
+    chooser = Router(router, router_bias, norm_weight, eps, offset, k, score, renormalize, round_weights)
     if 0 < tokens * k <= STREAMED_PAIRS and hidden <= ROUTED_HIDDEN:
-        chooser = Router(router, router_bias, norm_weight, eps, offset, k, score, renormalize, round_weights)
         return stream_layer(x, chooser, experts, None if residual is None else _rows(residual))
-    normed = x if norm_weight is None else rms_norm(x, norm_weight, eps, offset)
-    logits = F.linear(normed, router, router_bias)
+    if 0 < tokens <= ROUTED_TOKENS and hidden <= ROUTED_HIDDEN:
+        normed, logits = norm_and_score(x, chooser)
+    else:
+        normed = x if norm_weight is None else rms_norm(x, norm_weight, eps, offset)
+        logits = F.linear(normed, router, router_bias)
     weights, ids = route(logits, k, renormalize, score, x.dtype if round_weights else torch.float32)
     return _run(normed, weights, ids, experts, residual)
 
@@ -80,7 +86,7 @@ def _run(
         return torch.empty_like(x)
     if pairs <= STREAMED_PAIRS:
         return stream_experts(x, weights, ids, experts, residual)
-    return group_experts(x, weights, ids, experts, residual, tiles_for(pairs, experts.gate_up.shape[0], x.dtype))
+    return group_experts(x, weights, ids, experts, residual, tiles_for(pairs, experts))
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -88,16 +94,21 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
-def tiles_for(pairs: int, experts: int, dtype: torch.dtype) -> Tiles:
+def tiles_for(pairs: int, experts: Experts) -> Tiles:
     """Return the tiles for a number of pairs: as many pairs as an expert gets on average, up to what a program holds."""
-    load = pairs / experts
-    if dtype.itemsize == 4:
+    count, hidden, inner = experts.down.shape
+    load = pairs / count
+    if experts.down.itemsize == 4:
         tile = Tile(16 if load <= 32 else 64, 32, 32, 4, 2)
         return Tiles(tile, tile)
-    if load <= 12:
-        return Tiles(Tile(16, 64, 128, 4, 3), Tile(16, 64, 128, 4, 4))
     if load <= 24:
-        return Tiles(Tile(32, 64, 128, 4, 3), Tile(32, 64, 128, 4, 4))
+        size = 16 if load <= 12 else 32
+        return Tiles(_deep(Tile(size, 64, 128, 4, 3), hidden), _deep(Tile(size, 64, 128, 4, 4), inner))
     if load <= 96:
         return Tiles(Tile(64, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4))
     return Tiles(Tile(128, 128, 64, 8, 4), Tile(128, 256, 64, 8, 4))
+
+
+def _deep(tile: Tile, size: int) -> Tile:
+    """Return the tile with half of its depth and twice its stages where its depth does not divide ``size``."""
+    return tile if size % tile.depth == 0 else replace(tile, depth=tile.depth // 2, stages=2 * tile.stages)

@@ -61,11 +61,12 @@ def _gate_up(x, weight, bias, out, order, tile_expert, tile_start, tile_stop, ti
     if expert < 0:
         return
     place = tl.load(tile_start + tile) + tl.arange(0, PAIRS)
-    live = place < tl.load(tile_stop + tile)
-    token = (tl.load(order + place, mask=live, other=0) // K).to(tl.int64)
+    stop = tl.load(tile_stop + tile)
     row = column * ROWS + tl.arange(0, ROWS)
-    fits = row < INNER
-    gate_row, up_row = gate_up_rows(row, INNER, ACTIVATION)
+    live, fits = place < stop, row < INNER
+    # Pairs and rows past the last read what the last one reads, and are not stored.
+    token = (tl.load(order + tl.minimum(place, stop - 1)) // K).to(tl.int64)
+    gate_row, up_row = gate_up_rows(tl.minimum(row, INNER - 1), INNER, ACTIVATION)
     depth = tl.arange(0, DEPTH)
     base = weight + expert * (2 * INNER * HIDDEN)
     gate_at = base + gate_row[:, None] * HIDDEN + depth[None, :]
@@ -74,15 +75,13 @@ def _gate_up(x, weight, bias, out, order, tile_expert, tile_start, tile_stop, ti
     gate = tl.zeros((ROWS, PAIRS), tl.float32)
     up = tl.zeros((ROWS, PAIRS), tl.float32)
     for start in range(0, HIDDEN, DEPTH):
-        if HIDDEN % DEPTH == 0 and INNER % ROWS == 0:
-            g, u = tl.load(gate_at), tl.load(up_at)
-        else:
-            there = fits[:, None] & (start + depth < HIDDEN)[None, :]
-            g, u = tl.load(gate_at, mask=there, other=0.0), tl.load(up_at, mask=there, other=0.0)
         if HIDDEN % DEPTH == 0:
-            v = tl.load(x_at, mask=live[None, :], other=0.0)
+            g, u = tl.load(gate_at), tl.load(up_at)
+            v = tl.load(x_at)
         else:
-            v = tl.load(x_at, mask=live[None, :] & (start + depth < HIDDEN)[:, None], other=0.0)
+            inside = start + depth < HIDDEN
+            g, u = tl.load(gate_at, mask=inside[None, :], other=0.0), tl.load(up_at, mask=inside[None, :], other=0.0)
+            v = tl.load(x_at, mask=inside[:, None], other=0.0)
         gate = tl.dot(g, v, gate, input_precision="ieee")
         up = tl.dot(u, v, up, input_precision="ieee")
         gate_at += DEPTH
@@ -107,22 +106,20 @@ def _down(inner, weight, bias, out, order, tile_expert, tile_start, tile_stop, t
     if expert < 0:
         return
     place = tl.load(tile_start + tile) + tl.arange(0, PAIRS)
-    live = place < tl.load(tile_stop + tile)
+    stop = tl.load(tile_stop + tile)
     row = column * ROWS + tl.arange(0, ROWS)
-    fits = row < HIDDEN
+    live, fits = place < stop, row < HIDDEN
     depth = tl.arange(0, DEPTH)
-    w_at = weight + expert * (HIDDEN * INNER) + row[:, None] * INNER + depth[None, :]
-    a_at = inner + place.to(tl.int64)[None, :] * INNER + depth[:, None]
+    w_at = weight + expert * (HIDDEN * INNER) + tl.minimum(row, HIDDEN - 1)[:, None] * INNER + depth[None, :]
+    a_at = inner + tl.minimum(place, stop - 1).to(tl.int64)[None, :] * INNER + depth[:, None]
     total = tl.zeros((ROWS, PAIRS), tl.float32)
     for start in range(0, INNER, DEPTH):
-        if INNER % DEPTH == 0 and HIDDEN % ROWS == 0:
-            w = tl.load(w_at)
-        else:
-            w = tl.load(w_at, mask=fits[:, None] & (start + depth < INNER)[None, :], other=0.0)
         if INNER % DEPTH == 0:
-            a = tl.load(a_at, mask=live[None, :], other=0.0)
+            w, a = tl.load(w_at), tl.load(a_at)
         else:
-            a = tl.load(a_at, mask=live[None, :] & (start + depth < INNER)[:, None], other=0.0)
+            inside = start + depth < INNER
+            w = tl.load(w_at, mask=inside[None, :], other=0.0)
+            a = tl.load(a_at, mask=inside[:, None], other=0.0)
         total = tl.dot(w, a, total, input_precision="ieee")
         w_at += DEPTH
         a_at += DEPTH

@@ -18,39 +18,53 @@ from hardpoint_triton import dependent
 FEW_PAIRS: Final = 8192
 #: Pairs that one program sorts where they are more.
 CHUNK: Final = 256
+#: Below every preference.
+LEAST: tl.constexpr = tl.constexpr(-(2**63))
 SCORES: Final = {"softmax": 0, "softmax_of_chosen": 1, "sigmoid": 2}
 
 
 @triton.jit
-def choose_experts(values, experts: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, SCORE: tl.constexpr,
-                   RENORMALIZE: tl.constexpr):  # fmt: skip
-    """Return weights [rows, K_PAD] and ids [rows, K_PAD], best first, of float32 logits [rows, padded experts].
+def preference(value, lane):
+    """Return int64 keys that order experts by float32 value, and equal values by ascending ``lane``: all are distinct."""
+    bits = value.to(tl.int32, bitcast=True)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.to(tl.int64) << 32) | (0xFFFF - lane)
 
-    Equal logits are chosen in ascending order of their experts. Columns from ``experts`` on hold minus infinity.
-    """
-    lane = tl.arange(0, values.shape[1])[None, :]
+
+@triton.jit
+def preferred(key):
+    """Return the value and the lane of a :func:`preference`."""
+    ordered = (key >> 32).to(tl.int32)
+    value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    return value, 0xFFFF - (key & 0xFFFF).to(tl.int32)
+
+
+@triton.jit
+def choose(values, lane, EXPERTS: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, SCORE: tl.constexpr,
+           RENORMALIZE: tl.constexpr):  # fmt: skip
+    """Return the experts [rows, K_PAD] and weights of float32 logits [rows, padded experts], best first."""
+    keys = preference(values, lane)
     slot = tl.arange(0, K_PAD)[None, :]
-    top = tl.max(values, 1)
-    if SCORE == 0:
-        total = tl.sum(tl.exp(values - top[:, None]), 1)
     chosen = tl.full((values.shape[0], K_PAD), float("-inf"), tl.float32)
-    ids = tl.zeros((values.shape[0], K_PAD), tl.int32)
+    experts = tl.full((values.shape[0], K_PAD), -1, tl.int32)
     for index in tl.static_range(K):
-        best = tl.max(values, 1)
-        at = tl.min(tl.where(values == best[:, None], lane, experts - 1), 1)
-        chosen = tl.where(slot == index, best[:, None], chosen)
-        ids = tl.where(slot == index, at[:, None], ids)
-        values = tl.where(lane == at[:, None], float("-inf"), values)
+        best = tl.max(keys, 1)
+        value, expert = preferred(best)
+        chosen = tl.where(slot == index, value[:, None], chosen)
+        experts = tl.where(slot == index, expert[:, None], experts)
+        keys = tl.where(keys == best[:, None], LEAST, keys)
+    top = tl.max(chosen, 1)
     if SCORE == 0:
-        weights = tl.exp(chosen - top[:, None]) / total[:, None]
+        total = tl.sum(tl.where(lane < EXPERTS, tl.exp(values - top[:, None]), 0.0), 1)
+        chosen = tl.exp(chosen - top[:, None]) / total[:, None]
     elif SCORE == 1:
-        weights = tl.exp(chosen - top[:, None])
-        weights = weights / tl.sum(weights, 1)[:, None]
+        chosen = tl.exp(chosen - top[:, None])
+        chosen = chosen / tl.sum(chosen, 1)[:, None]
     else:
-        weights = 1.0 / (1.0 + tl.exp(-chosen))
+        chosen = 1.0 / (1.0 + tl.exp(-chosen))
     if RENORMALIZE:
-        weights = weights / tl.sum(weights, 1)[:, None]
-    return weights, ids
+        chosen = chosen / tl.sum(chosen, 1)[:, None]
+    return experts, chosen
 
 
 @triton.jit
@@ -60,14 +74,13 @@ def _choose(logits, weights, ids, tokens, stride, EXPERTS: tl.constexpr, PADDED:
     dependent.wait(PDL)
     dependent.release(PDL)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    lane = tl.arange(0, PADDED)
-    live = (row < tokens)[:, None] & (lane < EXPERTS)[None, :]
-    values = tl.load(logits + row[:, None] * stride + lane[None, :], mask=live, other=float("-inf")).to(tl.float32)
-    values = tl.where((row < tokens)[:, None] | (lane >= EXPERTS)[None, :], values, 0.0)
-    chosen, experts = choose_experts(values, EXPERTS, K, K_PAD, SCORE, RENORMALIZE)
-    slot = tl.arange(0, K_PAD)
-    at = row[:, None] * K + slot[None, :]
-    there = (row < tokens)[:, None] & (slot < K)[None, :]
+    lane = tl.arange(0, PADDED)[None, :]
+    live = (row < tokens)[:, None] & (lane < EXPERTS)
+    values = tl.load(logits + row[:, None] * stride + lane, mask=live, other=float("-inf")).to(tl.float32)
+    experts, chosen = choose(values, lane, EXPERTS, K, K_PAD, SCORE, RENORMALIZE)
+    slot = tl.arange(0, K_PAD)[None, :]
+    at = row[:, None] * K + slot
+    there = (row < tokens)[:, None] & (slot < K)
     tl.store(weights + at, chosen.to(weights.dtype.element_ty), mask=there)
     tl.store(ids + at, experts.to(tl.int64), mask=there)
 

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from hardpoint_triton import dependent
 from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, Router, activate, ascending, gate_up_rows
-from hardpoint_triton.moe_routing_kernels import SCORES
+from hardpoint_triton.moe_routing_kernels import LEAST, SCORES, choose, preference, preferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +38,14 @@ ROUTER_ROWS: Final = 2
 
 
 @triton.jit
-def _ranks(logits, EXPERTS: tl.constexpr, PADDED: tl.constexpr):
-    """Return each expert's rank among a token's float32 logits, best first."""
+def _choice(logits, slot, EXPERTS: tl.constexpr, PADDED: tl.constexpr):
+    """Return a token's ``slot``th best expert."""
     lane = tl.arange(0, PADDED)
-    value = tl.load(logits + lane, mask=lane < EXPERTS, other=float("-inf"))[:, None]
-    rank = tl.zeros((PADDED,), tl.int32)
-    # A few at a time: all pairs at once would fill the registers.
-    for start in tl.static_range(0, EXPERTS, 16):
-        at = start + tl.arange(0, 16)
-        other = tl.load(logits + at, mask=at < EXPERTS, other=float("-inf"))[None, :]
-        before = (other > value) | ((other == value) & (at[None, :] < lane[:, None]))
-        rank += tl.sum(before.to(tl.int32), 1)
-    return rank
-
-
-@triton.jit
-def _share(logits, rank, slot, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, SCORE: tl.constexpr,
-           RENORMALIZE: tl.constexpr):  # fmt: skip
-    """Return the weight of the expert of rank ``slot``."""
-    lane = tl.arange(0, PADDED)
-    value = tl.load(logits + lane, mask=lane < EXPERTS, other=float("-inf"))
-    score = 1.0 / (1.0 + tl.exp(-value)) if SCORE == 2 else tl.exp(value - tl.max(value, 0))
-    share = tl.sum(tl.where(rank == slot, score, 0.0), 0)
-    if SCORE == 1 or RENORMALIZE:
-        share = share / tl.sum(tl.where(rank < K, score, 0.0), 0)
-    elif SCORE == 0:
-        share = share / tl.sum(score, 0)
-    return share
+    key = preference(tl.load(logits + lane, mask=lane < EXPERTS, other=float("-inf")), lane)
+    for _ in range(slot):
+        key = tl.where(key == tl.max(key, 0), LEAST, key)
+    _value, expert = preferred(tl.max(key, 0))
+    return expert.to(tl.int64)
 
 
 @triton.jit
@@ -100,22 +81,17 @@ def _route(x, norm_weight, router, router_bias, normed, logits, x_stride, eps, o
 
 
 @triton.jit
-def _gate_up(x, ids, weights, logits, weight, bias, out, x_stride, first, experts, alpha, limit, ROUTED: tl.constexpr,
-             PADDED: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, K: tl.constexpr,
-             HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-             ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+def _gate_up(x, ids, logits, weight, bias, out, x_stride, first, experts, alpha, limit, ROUTED: tl.constexpr,
+             PADDED: tl.constexpr, K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr,
+             ACTIVATION: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+             STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Make some of one pair's inner values. ``ROUTED`` is the number of logits to choose from, 0 where ids are given."""
     pair = tl.program_id(0)
-    dependent.release(PDL)
+    # In this order, so that whatever told which experts to run is done before any program of the next kernel starts.
     dependent.wait(PDL)
+    dependent.release(PDL)
     if ROUTED:
-        mine = logits + pair // K * ROUTED
-        rank = _ranks(mine, ROUTED, PADDED)
-        expert = tl.sum(tl.where(rank == pair % K, tl.arange(0, PADDED), 0), 0).to(tl.int64)
-        if tl.program_id(1) == 0:
-            share = _share(mine, rank, pair % K, ROUTED, PADDED, K, SCORE, RENORMALIZE)
-            tl.store(ids + pair, expert.to(ids.dtype.element_ty))
-            tl.store(weights + pair, share.to(weights.dtype.element_ty))
+        expert = _choice(logits + pair // K * ROUTED, pair % K, ROUTED, PADDED)
     else:
         expert = tl.load(ids + pair).to(tl.int64) - first
     if (expert < 0) | (expert >= experts):
@@ -146,34 +122,50 @@ def _gate_up(x, ids, weights, logits, weight, bias, out, x_stride, first, expert
 
 
 @triton.jit
-def _down(inner, weights, ids, weight, bias, residual, out, residual_stride, first, experts, K: tl.constexpr,
-          K_PAD: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
-          ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    """Make some of one token's output: the sum runs over its experts in ascending order."""
+def _down(inner, weights, ids, logits, weight, bias, residual, out, residual_stride, first, experts,
+          ROUTED: tl.constexpr, PADDED: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr,
+          ROUND: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr,
+          BIAS: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+          PDL: tl.constexpr):  # fmt: skip
+    """Make some of one token's output: the sum runs over its experts in ascending order.
+
+    What says which experts to run may be read before waiting: see :func:`_gate_up`. So may the first weights.
+    """
+    dependent.release(PDL)
     token = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, K_PAD)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     live = row < HIDDEN
-    dependent.release(PDL)
-    dependent.wait(PDL)
-    expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
+    if ROUTED:
+        lane = tl.arange(0, PADDED)[None, :]
+        values = tl.load(logits + token * ROUTED + lane, mask=lane < ROUTED, other=float("-inf"))
+        found, chosen = choose(values, lane, ROUTED, K, K_PAD, SCORE, RENORMALIZE)
+        expert, share = tl.sum(found, 0).to(tl.int64), tl.sum(chosen, 0)
+        if ROUND:
+            share = share.to(out.dtype.element_ty).to(tl.float32)
+    else:
+        expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
+        share = tl.load(weights + token * K + slot, mask=slot < K, other=0.0).to(tl.float32)
     here = (slot < K) & (expert >= 0) & (expert < experts)
-    share = tl.load(weights + token * K + slot, mask=here, other=0.0).to(tl.float32)
-    place = ascending(expert, slot)
+    share = tl.where(here, share, 0.0)
     at = tl.arange(0, BLOCK)
-    total = tl.zeros((K_PAD, ROWS, BLOCK), tl.float32)
-    base = weight + expert * (HIDDEN * INNER)
-    for start in tl.range(0, INNER, BLOCK, num_stages=STAGES):
+    line = (weight + expert * (HIDDEN * INNER))[:, None] + row[None, :] * INNER
+    there = (here[:, None] & live[None, :])[:, :, None]
+    w = tl.load(line[:, :, None] + at[None, None, :], mask=there & (at < INNER)[None, None, :], other=0.0)
+    dependent.wait(PDL)
+    part = tl.zeros((K_PAD, ROWS), tl.float32)
+    for start in range(0, INNER, BLOCK):
         column = start + at
         inside = here[:, None] & (column < INNER)[None, :]
-        w = tl.load(
-            base[:, None, None] + row[None, :, None] * INNER + column[None, None, :],
-            mask=inside[:, None, :] & live[None, :, None],
-            other=0.0,
-        )
         a = tl.load(inner + (token * K + slot)[:, None] * INNER + column[None, :], mask=inside, other=0.0)
-        total += w.to(tl.float32) * a.to(tl.float32)[:, None, :]
-    part = tl.sum(total, 2)
+        column += BLOCK
+        # The next weights are on their way while these are used.
+        after = tl.load(
+            line[:, :, None] + column[None, None, :], mask=there & (column < INNER)[None, None, :], other=0.0
+        )
+        part += tl.sum(w.to(tl.float32) * a.to(tl.float32)[:, None, :], 2)
+        w = after
+    place = ascending(expert, slot)
     if BIAS:
         there = here[:, None] & live[None, :]
         part += tl.load(bias + expert[:, None] * HIDDEN + row[None, :], mask=there, other=0.0).to(tl.float32)
@@ -190,11 +182,17 @@ def stream_experts(
     x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: Experts, residual: torch.Tensor | None
 ) -> torch.Tensor:
     """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
-    return _stream(x, weights, ids, experts, residual)
+    return _stream(x, ids.shape[1], weights, ids, experts, residual)
 
 
 def stream_layer(x: torch.Tensor, router: Router, experts: Experts, residual: torch.Tensor | None) -> torch.Tensor:
     """See ``hardpoint.ops.moe.routed_moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
+    normed, logits = norm_and_score(x, router)
+    return _stream(normed, router.k, logits, logits, experts, residual, router, logits)
+
+
+def norm_and_score(x: torch.Tensor, router: Router) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return normed tokens and their router's logits, float32 but rounded as those of a layer of their own would be."""
     (tokens, hidden), count = x.shape, router.weight.shape[0]
     norm = router.norm_weight is not None
     normed = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device) if norm else x
@@ -206,13 +204,12 @@ def stream_layer(x: torch.Tensor, router: Router, experts: Experts, residual: to
         WIDE=router.norm_weight is not None and (bool(router.offset) or router.norm_weight.dtype != x.dtype),
         BIAS=router.bias is not None, ROWS=ROUTER_ROWS, num_warps=4, **dependent.keywords(x.device),
     )  # fmt: skip
-    ids = torch.empty((tokens, router.k), dtype=torch.int32, device=x.device)
-    weights = torch.empty((tokens, router.k), dtype=x.dtype if router.round_weights else torch.float32, device=x.device)
-    return _stream(normed, weights, ids, experts, residual, router, logits)
+    return normed, logits
 
 
 def _stream(
     x: torch.Tensor,
+    k: int,
     weights: torch.Tensor,
     ids: torch.Tensor,
     experts: Experts,
@@ -220,27 +217,28 @@ def _stream(
     router: Router | None = None,
     logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Run the experts. With a ``router``, ``weights`` and ``ids`` are filled from the logits on the way."""
-    (tokens, hidden), k, pdl = x.shape, ids.shape[1], dependent.keywords(x.device)
+    """Run the experts that ``ids`` say, or where there is a ``router`` those that its ``logits`` say."""
+    (tokens, hidden), pdl = x.shape, dependent.keywords(x.device)
     count, inner = experts.gate_up.shape[0], experts.gate_up.shape[1] // 2
     middle = torch.empty((tokens * k, inner), dtype=x.dtype, device=x.device)
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     routed = 0 if logits is None else logits.shape[1]
+    logits, padded = weights if logits is None else logits, triton.next_power_of_2(max(1, routed))
     weight, bias, rows = experts.gate_up, experts.gate_up_bias, GATE_UP.rows
     _gate_up[(tokens * k, triton.cdiv(inner, rows))](
-        x, ids, weights, weights if logits is None else logits, weight, weight if bias is None else bias, middle,
-        x.stride(0), experts.first, count, experts.alpha, experts.limit, ROUTED=routed,
-        PADDED=triton.next_power_of_2(max(1, routed)), SCORE=0 if router is None else SCORES[router.score],
-        RENORMALIZE=router is not None and router.renormalize, K=k, HIDDEN=hidden, INNER=inner,
+        x, ids, logits, weight, weight if bias is None else bias, middle, x.stride(0), experts.first, count,
+        experts.alpha, experts.limit, ROUTED=routed, PADDED=padded, K=k, HIDDEN=hidden, INNER=inner,
         ACTIVATION=ACTIVATIONS[experts.activation], BIAS=bias is not None, ROWS=rows,
         BLOCK=min(GATE_UP.block, triton.next_power_of_2(hidden)), STAGES=GATE_UP.stages, num_warps=GATE_UP.warps, **pdl,
     )  # fmt: skip
     k_padded = triton.next_power_of_2(k)
     weight, bias, rows = experts.down, experts.down_bias, max(1, DOWN.rows // k_padded)
     _down[(tokens, triton.cdiv(hidden, rows))](
-        middle, weights, ids, weight, weight if bias is None else bias, out if residual is None else residual, out,
-        0 if residual is None else residual.stride(0), experts.first, count, K=k, K_PAD=k_padded, HIDDEN=hidden,
-        INNER=inner, BIAS=bias is not None, RESIDUAL=residual is not None, ROWS=rows,
-        BLOCK=min(DOWN.block, triton.next_power_of_2(inner)), STAGES=DOWN.stages, num_warps=DOWN.warps, **pdl,
+        middle, weights, ids, logits, weight, weight if bias is None else bias, out if residual is None else residual,
+        out, 0 if residual is None else residual.stride(0), experts.first, count, ROUTED=routed, PADDED=padded,
+        SCORE=0 if router is None else SCORES[router.score], RENORMALIZE=router is not None and router.renormalize,
+        ROUND=router is not None and router.round_weights, K=k, K_PAD=k_padded, HIDDEN=hidden, INNER=inner,
+        BIAS=bias is not None, RESIDUAL=residual is not None, ROWS=rows,
+        BLOCK=min(DOWN.block, triton.next_power_of_2(inner)), num_warps=DOWN.warps, **pdl,
     )  # fmt: skip
     return out
