@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arguments import add_settings, settings_of
-from tables import GROUPS, HERE, Group, keep, read_rows, render
+from tables import GROUPS, HERE, Group, keep, keep_steps, read_rows, read_steps, render
 
 from hardpoint.bench.workloads import WORKLOADS
 
@@ -199,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measure_group(GROUPS[given.group], given.rows.split(","), settings, _print)
     elif given.command == "keep":
         keep(read_rows(given.logs))
+        keep_steps(read_steps(given.logs))
         render(HERE.parent / "RESULTS.md")
     else:
         render(HERE.parent / "RESULTS.md")

@@ -13,6 +13,8 @@ import floors
 HERE: Final = Path(__file__).resolve().parents[1] / "h200"
 BEGIN: Final = "<!-- h200: written by benchmarks/gpu/run_all.py -->"
 END: Final = "<!-- h200: end -->"
+STEPS_BEGIN: Final = "<!-- steps: written by benchmarks/gpu/run_all.py -->"
+STEPS_END: Final = "<!-- steps: end -->"
 NOT_MEASURED: Final = "not measured"
 
 
@@ -216,6 +218,50 @@ def read_rows(logs: Iterable[Path]) -> Iterator[dict[str, Any]]:
                 yield found
 
 
+def read_steps(logs: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the breakdowns that ``step.py`` printed to logs."""
+    for log in logs:
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("STEP "):
+                yield json.loads(line.removeprefix("STEP "))
+
+
+def keep_steps(found: Iterable[dict[str, Any]], folder: Path = HERE) -> None:
+    """Write breakdowns to ``steps.json``; one replaces that of the same shape, settings and batch."""
+    path = folder / "steps.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    by_key = {_step_key(step): step for step in [*known, *found]}
+    if by_key:
+        path.write_text(json.dumps(list(by_key.values()), indent=1) + "\n", encoding="utf-8")
+
+
+def _step_key(step: Mapping[str, Any]) -> str:
+    return json.dumps([step["shape"], step["settings"], step["batch"], step["context"]])
+
+
+def steps_table(folder: Path = HERE) -> str:
+    """Return the breakdowns as a table in Markdown, microseconds."""
+    path = folder / "steps.json"
+    steps = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not steps:
+        return NOT_MEASURED.capitalize() + "."
+    lines = [
+        "| shape | batch | context | step | in kernels | floor | by part |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for step in steps:
+        floor = step["floors_us"]
+        parts = ", ".join(
+            f"{name} {spent:,.0f}" + (f" (floor {floor[name]:,.0f})" if name in floor else "")
+            for name, spent in step["parts_us"].items()
+            if spent >= 1
+        )
+        settings = "".join(f", {name}={value}" for name, value in step["settings"].items())
+        numbers = " | ".join(f"{step[key]:,.0f}" for key in ("wall_us", "kernels_us", "floor_us"))
+        lines.append(f"| {step['shape']}{settings} | {step['batch']} | {step['context']:,} | {numbers} | {parts} |")
+    return "\n".join(lines)
+
+
 def keep(rows: Iterable[dict[str, Any]], folder: Path = HERE) -> None:
     """Write rows to ``folder``, a file a group; a row replaces what was there, a failed one replaces nothing.
 
@@ -254,12 +300,17 @@ def render(results: Path, folder: Path = HERE) -> None:
         ValueError: when the results have no generated part.
     """
     text = results.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{results} has no part between {BEGIN!r} and {END!r}")
-    tables = [table(group, folder) for group in GROUPS.values()]
-    results.write_text(f"{before}{BEGIN}\n\n" + "\n".join(tables) + f"\n{END}{after}", encoding="utf-8")
+    text = _replaced(text, BEGIN, END, "\n".join(table(group, folder) for group in GROUPS.values()))
+    text = _replaced(text, STEPS_BEGIN, STEPS_END, steps_table(folder) + "\n")
+    results.write_text(text, encoding="utf-8")
+
+
+def _replaced(text: str, begin: str, end: str, part: str) -> str:
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"there is no part between {begin!r} and {end!r}")
+    return f"{before}{begin}\n\n{part}\n{end}{after}"
 
 
 def table(group: Group, folder: Path = HERE) -> str:
