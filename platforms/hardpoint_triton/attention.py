@@ -14,7 +14,7 @@ from hardpoint.contract.attention import AttentionLayerConfig, AttentionQuery, B
 from hardpoint.contract.device import GraphSupport
 from hardpoint_triton import attention_kernels, dependent, rope_kernels
 from hardpoint_triton.cascade import Prefixes, PrefixFinder, SharedUploads, SharedWork
-from hardpoint_triton.chunks import Chunks, launch_own, takes_own
+from hardpoint_triton.chunks import Chunks, divide_chunks, gather_own, launch_dense, takes_dense
 from hardpoint_triton.decode import DecodeWork, WorkLists, decode_shape, launch_decode
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class TritonPlanner:
 
     def __init__(self, device: Device, spec: KVSpec, block_size: int, limits: BatchLimits) -> None:
         self._device = device.torch_device
+        self._token_bytes = spec.token_bytes
         self._units = device.info.compute_units or 64
         self._lists = WorkLists(
             self._device,
@@ -98,7 +99,7 @@ class TritonPlanner:
     def plan(self, batch: BatchView) -> TritonPlan:
         count = batch.num_decodes
         decodes = self._lists.make(batch.seq_lens, count, self._shared(batch))
-        return TritonPlan(batch, decodes, Chunks.of(batch, self._device))
+        return TritonPlan(batch, decodes, divide_chunks(batch, self._device, self._token_bytes))
 
     def stage(self, rows: Int32s, block_table_host: Int32s, seq_lens_host: Int32s) -> Hashable:
         """Upload the rows' shared prefixes; the variant is the number of tiles, rounded up, or ``None``."""
@@ -132,7 +133,7 @@ class TritonLayer:
         self._config = config
         self._block_size = block_size
         self._group = config.num_heads // config.num_kv_heads
-        self._takes_own = takes_own(config)
+        self._takes_dense = takes_dense(config)
         self._padded = max(16, triton.next_power_of_2(config.head_size))
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
@@ -171,14 +172,12 @@ class TritonLayer:
         sinks: torch.Tensor | None,
         keywords: Mapping[str, Any],
         own: tuple[torch.Tensor, torch.Tensor] | None = None,
-        sums: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend as ``forward`` does.
 
         Args:
             keywords: of decode kernels, see :mod:`hardpoint_triton.dependent`.
             own: the step's keys and values, [T, kv heads, head_size], where they are at hand.
-            sums: float32 [T, heads] for the log-sum-exps of chunks that attend to ``own``.
         """
         if q.stride()[1:] != (q.shape[2], 1):
             q = q.contiguous()
@@ -191,7 +190,7 @@ class TritonLayer:
                 (1.0, 1.0), keywords,
             )  # fmt: skip
         if batch.num_decodes < batch.num_requests:
-            self._attend_chunks(q, kv, out, plan, sinks, own, sums)
+            self._attend_chunks(q, kv, out, plan, sinks, own)
         return out
 
     def _attend_chunks(
@@ -202,13 +201,13 @@ class TritonLayer:
         plan: TritonPlan,
         sinks: torch.Tensor | None,
         own: tuple[torch.Tensor, torch.Tensor] | None,
-        sums: torch.Tensor | None,
     ) -> None:
         config, batch, paged = self._config, plan.batch, plan.chunks.every
         # A cache of another type holds rounded keys and values: what a token sees must not depend on its chunk.
-        if own is not None and self._takes_own and kv.dtype == q.dtype:
-            launch_own(config, q, *own, out, sums, batch, plan.chunks.first)
-            paged = plan.chunks.later
+        if self._takes_dense and kv.dtype == q.dtype:
+            k, v = gather_own(kv, batch.slots) if own is None else own
+            launch_dense(config, q, k, v, kv, out, batch, plan.chunks)
+            paged = plan.chunks.paged
         rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
         tiles = paged.tiles(rows // self._group)
         if not tiles.count:

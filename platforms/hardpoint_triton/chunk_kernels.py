@@ -1,8 +1,9 @@
-"""Causal attention of chunks over their own keys and values, which the step holds densely: no cache is read.
+"""Attention of chunks to dense keys and values: their own, which the step holds, and earlier ones gathered from the cache.
 
 A program serves ``BLOCK_M / G`` consecutive tokens of one chunk times the ``G`` query heads of one key/value head, packed
-as rows (see ``attention_kernels``). Blocks of keys that all of a tile sees take a loop without masks; those on the
-diagonal follow. Softmax is online in base 2.
+as rows (see ``attention_kernels``). Three loops follow each other: earlier tokens, own tokens that all of the tile sees,
+own tokens on the diagonal; only the last block of the first loop and those of the last have masks. Softmax is online in
+base 2 (Milakov and Gimelshein 2018; FlashAttention-2, Dao 2023).
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def attend_own(
-    q, k, v, out, sums, query_start, tile_request, tile_token, scale,
-    q_token, kv_token, out_token,
+def attend_dense(
+    q, k, v, past_k, past_v, out, sums, query_start, tile_request, tile_token, tile_past, tile_earlier, scale,
+    q_token, kv_token, past_token, out_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    SUMS: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr = "tf32",
+    PAST: tl.constexpr, SUMS: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attend one tile.
 
-    Shapes: q, out [T, HEADS, D] with strides ``q_token``, ``out_token`` between tokens; k, v [T, kv heads, D] with
-    ``kv_token`` (descriptors of such tensors with blocks of [BLOCK_N, 1, D] with TMA); sums [T, HEADS] float32, the
-    natural log-sum-exp of scaled scores, written with SUMS.
+    Shapes: q, out [T, HEADS, D] with ``q_token``, ``out_token`` between tokens; k, v [T, kv heads, D] with ``kv_token``;
+    past_k, past_v [earlier, kv heads, D] with ``past_token``; with TMA these four are descriptors with blocks of
+    [BLOCK_N, 1, D]. With PAST a tile's ``tile_earlier`` earlier tokens lie from ``tile_past`` on. sums [T, HEADS] float32
+    takes natural log-sum-exps with SUMS.
     """
     tile, kv_head = tl.program_id(0), tl.program_id(1)
     request = tl.load(tile_request + tile)
@@ -46,47 +48,102 @@ def attend_own(
     acc = tl.zeros([BLOCK_M, D], tl.float32)
     factor = scale * LOG2_E
     columns = tl.arange(0, BLOCK_N)
+    if PAST:
+        past = tl.load(tile_past + tile)
+        earlier = tl.load(tile_earlier + tile)
+        whole = earlier // BLOCK_N * BLOCK_N
+        for at in range(0, whole, BLOCK_N):
+            keys = _load(past_k, past + at, kv_head, past_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
+            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+            top, total, acc, weights = _online(scores, factor, top, total, acc)
+            values = _load(past_v, past + at, kv_head, past_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
+            acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
+        for at in range(whole, earlier, BLOCK_N):
+            there = at + columns < earlier
+            keys = _load(past_k, past + at, kv_head, past_token, columns, dims, there, D, BLOCK_N, TMA)
+            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+            scores = tl.where(there[None, :], scores, float("-inf"))
+            top, total, acc, weights = _online(scores, factor, top, total, acc)
+            values = _load(past_v, past + at, kv_head, past_token, columns, dims, there, D, BLOCK_N, TMA)
+            acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
     seen_by_all = (first + 1) // BLOCK_N * BLOCK_N
     stop = tl.minimum(first + BLOCK_M // G, length)
     for at in range(0, seen_by_all, BLOCK_N):
-        keys, values = _load(k, v, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
+        keys = _load(k, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
-        new_top = tl.maximum(top, tl.max(scores, 1) * factor)
-        weights = tl.exp2(scores * factor - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None]
+        top, total, acc, weights = _online(scores, factor, top, total, acc)
+        values = _load(v, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
         acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
-        top = new_top
     for at in range(seen_by_all, stop, BLOCK_N):
         there = at + columns < length
-        keys, values = _load(k, v, begin + at, kv_head, kv_token, columns, dims, there, D, BLOCK_N, TMA)
-        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor
+        keys = _load(k, begin + at, kv_head, kv_token, columns, dims, there, D, BLOCK_N, TMA)
+        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
         scores = tl.where((at + columns)[None, :] <= token[:, None], scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(scores - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None]
+        top, total, acc, weights = _online(scores, factor, top, total, acc)
+        values = _load(v, begin + at, kv_head, kv_token, columns, dims, there, D, BLOCK_N, TMA)
         acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
-        top = new_top
 
     acc = acc / total[:, None]
-    tl.store(
-        out + (row * out_token + head * D)[:, None] + dims[None, :], acc.to(out.dtype.element_ty), mask=live[:, None]
-    )
+    target = out + (row * out_token + head * D)[:, None] + dims[None, :]
+    tl.store(target, acc.to(out.dtype.element_ty), mask=live[:, None])
     if SUMS:
         tl.store(sums + row * HEADS + head, (top + tl.log2(total)) * LN_2, mask=live)
 
 
 @triton.jit
-def _load(k, v, at, kv_head, kv_token, columns, dims, there, D: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr):
-    """Return BLOCK_N keys and values from token ``at`` on."""
+def _online(scores, factor, top, total, acc):
+    """Return the new maximum and sum, ``acc`` in the new scale, and the weights of ``scores``."""
+    new_top = tl.maximum(top, tl.max(scores, 1) * factor)
+    weights = tl.exp2(scores * factor - new_top[:, None])
+    shrink = tl.exp2(top - new_top)
+    return new_top, total * shrink + tl.sum(weights, 1), acc * shrink[:, None], weights
+
+
+@triton.jit
+def _load(x, at, kv_head, stride, columns, dims, there, D: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr):
+    """Return BLOCK_N tokens of one head from token ``at`` on."""
     if TMA:
-        keys = k.load([at, kv_head, 0]).reshape(BLOCK_N, D)
-        values = v.load([at, kv_head, 0]).reshape(BLOCK_N, D)
+        block = x.load([at, kv_head, 0]).reshape(BLOCK_N, D)
     else:
-        where = (at + columns).to(tl.int64)[:, None] * kv_token + kv_head * D + dims[None, :]
-        keys = tl.load(k + where, mask=there[:, None], other=0.0)
-        values = tl.load(v + where, mask=there[:, None], other=0.0)
-    return keys, values
+        where = (at + columns).to(tl.int64)[:, None] * stride + kv_head * D + dims[None, :]
+        block = tl.load(x + where, mask=there[:, None], other=0.0)
+    return block
+
+
+@triton.jit
+def gather_blocks(
+    kv, blocks, held, k, v, kv_half, kv_block, kv_head, kv_token,
+    KV: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_PAD: tl.constexpr,
+):  # fmt: skip
+    """Copy one head of one block: k, v [blocks * BLOCK_SIZE, KV, D]; tokens from ``held`` on become zero."""
+    index, head = tl.program_id(0), tl.program_id(1)
+    block = tl.load(blocks + index).to(tl.int64)
+    count = tl.load(held + index)
+    offset, dims = tl.arange(0, BLOCK_PAD), tl.arange(0, D_PAD)
+    source = block * kv_block + head * kv_head + offset[:, None] * kv_token + dims[None, :]
+    token = index.to(tl.int64) * BLOCK_SIZE + offset
+    target = (token * KV + head)[:, None] * D + dims[None, :]
+    inside = (offset < BLOCK_SIZE)[:, None] & (dims < D)[None, :]
+    there = inside & (offset < count)[:, None]
+    tl.store(k + target, tl.load(kv + source, mask=there, other=0.0), mask=inside)
+    tl.store(v + target, tl.load(kv + kv_half + source, mask=there, other=0.0), mask=inside)
+
+
+@triton.jit
+def gather_slots(
+    kv, slots, k, v, tokens, kv_half, kv_block, kv_head, kv_token,
+    KV: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    """Copy one head of TOKENS tokens: k, v [tokens, KV, D]; those without a slot become zero."""
+    token, head = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.program_id(1)
+    inside = token < tokens
+    slot = tl.load(slots + token, mask=inside, other=-1).to(tl.int64)
+    dims = tl.arange(0, D_PAD)
+    source = ((slot // BLOCK_SIZE) * kv_block + head * kv_head + (slot % BLOCK_SIZE) * kv_token)[:, None] + dims[
+        None, :
+    ]
+    target = (token.to(tl.int64) * KV + head)[:, None] * D + dims[None, :]
+    wanted = inside[:, None] & (dims < D)[None, :]
+    there = wanted & (slot >= 0)[:, None]
+    tl.store(k + target, tl.load(kv + source, mask=there, other=0.0), mask=wanted)
+    tl.store(v + target, tl.load(kv + kv_half + source, mask=there, other=0.0), mask=wanted)

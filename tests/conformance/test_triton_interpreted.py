@@ -79,28 +79,46 @@ def test_ops_agree_with_their_references(name: str, device: Device) -> None:
     check_body(OPS[name], BODIES[name], torch.float32, device.torch_device)
 
 
-def formula(
-    self: object, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do what cuDNN's call does, and refuse what would reach a real result through it."""
-    assert not torch.isnan(k).any()
-    assert not torch.isnan(v).any()
+DENSE = (
+    AttentionCase(label="some", requests=((40, 1), (64, 64), (48, 16), (80, 30), (21, 21)), decodes=1),
+    AttentionCase(label="shared", requests=((40, 1), (64, 32), (50, 18), (52, 20)), decodes=1, shared=32),
+)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["cache", "fused"])
+@pytest.mark.parametrize("case", DENSE, ids=lambda case: case.label)
+def test_chunks_attend_to_their_own_and_to_gathered_tokens(
+    case: AttentionCase, fused: bool, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First and continued chunks, some behind a shared prefix, some too small for a gather, in one step."""
+    from hardpoint_triton import chunks
+    from hardpoint_triton.attention import TritonAttention
+
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 20)
+    check_attention(TritonAttention(), device, replace(case, fused=fused, dtype="float16"))
+
+
+def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prompts: int, scale: float) -> torch.Tensor:
+    """Do what cuDNN's call does."""
     group = q.shape[1] // k.shape[1]
-    keys, values = (x[0].double().repeat_interleave(group, 0) for x in (k, v))
-    scores = torch.einsum("lhd,hsd->hls", q.double(), keys) * self._config.scale  # type: ignore[attr-defined]
-    if causal:
-        assert q.shape[0] == k.shape[2]
-        scores = scores.masked_fill(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -math.inf)
-    out = torch.einsum("hls,hsd->lhd", scores.softmax(-1), values).to(q.dtype)
-    return out, scores.logsumexp(-1).transpose(0, 1).unsqueeze(-1).float()
+    q, k, v = (x.unflatten(0, (prompts, -1)).double() for x in (q, k, v))
+    scores = torch.einsum("blhd,bshd->bhls", q, k.repeat_interleave(group, 2)) * scale
+    scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -math.inf)
+    out = torch.einsum("bhls,bshd->blhd", scores.softmax(-1), v.repeat_interleave(group, 2))
+    return out.flatten(0, 1).half()
 
 
-def test_long_chunks_are_cut_and_merged_rightly(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks with and without earlier tokens, at and off the lengths to which cuDNN's calls are rounded."""
-    from hardpoint_cuda.attention import LEAST_TOKENS, CudnnAttention, CudnnLayer
+def test_recurring_steps_of_equal_prompts_are_cudnns(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape that came often enough goes to cuDNN; other shapes and mixed steps do not."""
+    from hardpoint_cuda import attention
 
-    monkeypatch.setattr(CudnnLayer, "_cudnn", formula)
-    case: AttentionCase = CASES["long-chunks-bfloat16"]
-    requests = tuple(request for request in case.requests if request[1] >= LEAST_TOKENS)
-    assert len(requests) >= 4
-    check_attention(CudnnAttention(), device, replace(case, requests=requests, decodes=0, dtype="float16"))
+    calls = []
+    monkeypatch.setattr(attention, "LEAST_TOKENS", 16)
+    monkeypatch.setattr(attention, "LEAST_STEPS", 1)
+    monkeypatch.setattr(attention, "causal_attention", lambda *args: calls.append(args[3]) or formula(*args))
+    case = AttentionCase(label="equal", requests=((17, 17),) * 2, fused=True, dtype="float16")
+    check_attention(attention.CudnnAttention(), device, case)
+    # The batch came once, each of its prompts alone twice.
+    assert calls == [1, 1]
+    check_attention(attention.CudnnAttention(), device, replace(case, requests=((17, 17), (20, 3)), label="continued"))
+    assert calls == [1, 1]
