@@ -109,6 +109,8 @@ class PrefixFinder:
         # The newest token's block is never shared: it is being written.
         blocks = (seq_lens - 1) // self._block_size
         step = max(1, STEP // self._block_size)
+        if table.shape[1] < step:
+            return None
         ids = np.sort(table[rows[blocks >= step], step - 1])
         if not (ids[1:] == ids[:-1]).any():
             return None

@@ -62,10 +62,12 @@ def attend_shared(
     columns = tl.arange(0, BLOCK_N)
     table_row = table + leader.to(tl.int64) * table_stride
     keys_at = kv + kv_head * kv_head_stride
+    block = tl.load(table_row + (start + columns) // BLOCK_SIZE, mask=start + columns < stop, other=0)
     for at in tl.range(start, stop, BLOCK_N):
         key_at = at + columns
-        block = tl.load(table_row + key_at // BLOCK_SIZE)
         where = (block.to(tl.int64) * kv_block + (key_at % BLOCK_SIZE) * kv_token)[:, None] + dims[None, :]
+        # One tile ahead: the addresses of what is fetched ahead must not wait for a load.
+        block = tl.load(table_row + (key_at + BLOCK_N) // BLOCK_SIZE, mask=key_at + BLOCK_N < stop, other=0)
         if D == D_PAD:
             keys = tl.load(keys_at + where).to(query.dtype)
             values = tl.load(keys_at + kv_half + where).to(query.dtype)

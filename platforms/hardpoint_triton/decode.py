@@ -15,8 +15,8 @@ from hardpoint.contract.kv import DTYPE_BYTES
 from hardpoint_triton.cascade import SharedWork
 from hardpoint_triton.decode_kernels import RECORD, decode, divide
 
-#: Floating-point numbers that a merge holds at a time.
-MERGE_ELEMENTS: Final = 8192
+#: Floating-point numbers that a warp holds at a time while it merges.
+MERGE_ELEMENTS: Final = 2048
 ROWS: Final = 16
 
 
@@ -28,12 +28,23 @@ class DecodeShape:
         tokens: per tile.
         programs: per multiprocessor; what fits there together, so that all run at the same time.
         warps, stages: of a program.
+        registers: of a thread at most, so that ``programs`` fit; 0 leaves it to the compiler.
     """
 
     tokens: int
     programs: int
     warps: int
     stages: int
+    registers: int = 0
+
+    def keywords(self, device: torch.device) -> dict[str, int]:
+        """Return the compiler's part; AMD's knows no bound on registers."""
+        bound = (
+            {"maxnreg": self.registers}
+            if self.registers and torch.version.hip is None and device.type == "cuda"
+            else {}
+        )
+        return {"num_warps": self.warps, "num_stages": self.stages, **bound}
 
 
 @cache
@@ -42,9 +53,9 @@ def decode_shape(head_size: int, kv_dtype: str) -> DecodeShape:
     row_bytes = triton.next_power_of_2(head_size) * DTYPE_BYTES[kv_dtype]
     if row_bytes > 512:
         return DecodeShape(tokens=16, programs=2, warps=4, stages=2)
-    if row_bytes > 256:
+    if row_bytes > 256 or kv_dtype == "float32":
         return DecodeShape(tokens=32, programs=2, warps=4, stages=3)
-    return DecodeShape(tokens=64 if row_bytes > 128 else 128, programs=2, warps=4, stages=3)
+    return DecodeShape(tokens=64, programs=3, warps=4, stages=3, registers=168)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +174,10 @@ def launch_decode(
         work.records, work.starts, seq_lens, seq_lens if shared is None else shared.skipped, table,
         q if sinks is None else sinks, *before,
         config.scale, config.soft_cap or 1.0, *scales,
-        work.programs, work.count, table.stride(0), q.stride(0), *kv.stride()[:4],
+        table.stride(0), q.stride(0), *kv.stride()[:4],
         HEADS=heads, G=group, G_PAD=padded, D=size, D_PAD=wide, BLOCK_SIZE=block_size,
-        BLOCK_M=max(ROWS, padded), BLOCK_N=shape.tokens, PIECES=max(1, MERGE_ELEMENTS // (padded * wide)),
+        BLOCK_M=max(ROWS, padded), BLOCK_N=shape.tokens, PIECES=max(1, shape.warps * MERGE_ELEMENTS // (padded * wide)),
         WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None, SHARED_SPLITS=splits,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        num_warps=shape.warps, num_stages=shape.stages, **keywords,
+        **shape.keywords(q.device), **keywords,
     )  # fmt: skip

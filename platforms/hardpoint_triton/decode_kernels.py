@@ -15,9 +15,11 @@ import triton.language as tl
 
 from hardpoint_triton import dependent
 from hardpoint_triton.attention_kernels import LOG2_E, fit
+from hardpoint_triton.stream_kernels import prefetch
 
-#: int32 numbers per program: first tile, end tile, first unit, last unit.
-RECORD = tl.constexpr(4)
+#: int32 numbers per program: first tile, end tile, first unit, last unit; of the first unit's request: tiles before it,
+#: tiles, context, first tile; the first program of the first unit, the last program of the last unit; nothing.
+RECORD = tl.constexpr(16)
 
 
 @triton.jit
@@ -53,12 +55,27 @@ def divide(
     works = program < active
     first = unit_of(tl.where(works, begin, 0), starts, requests, steps, KV_HEADS)
     last = unit_of(tl.where(works, end - 1, 0), starts, requests, steps, KV_HEADS)
+    request = first // KV_HEADS
+    start = tl.load(starts + request)
+    tiles = tl.load(starts + request + 1) - start
+    context = tl.load(seq_lens + request)
+    opened = start * KV_HEADS + first % KV_HEADS * tiles
+    last_start = tl.load(starts + last // KV_HEADS)
+    last_tiles = tl.load(starts + last // KV_HEADS + 1) - last_start
+    closed = last_start * KV_HEADS + (last % KV_HEADS + 1) * last_tiles
     there = program < programs
     at = records + program * RECORD
     tl.store(at, begin, mask=there)
     tl.store(at + 1, tl.where(works, end, begin), mask=there)
     tl.store(at + 2, first, mask=there)
-    tl.store(at + 3, tl.where(works, last, first - 1), mask=there)
+    tl.store(at + 3, last, mask=there)
+    tl.store(at + 4, start, mask=there)
+    tl.store(at + 5, tiles, mask=there)
+    tl.store(at + 6, context, mask=there)
+    tl.store(at + 7, first_tile(context, skipped + request, there, BLOCK_N, WINDOW, SKIPS), mask=there)
+    # The last program whose run begins at or before a tile has that tile.
+    tl.store(at + 8, (((opened.to(tl.int64) + 1) * active - 1) // units).to(tl.int32), mask=there)
+    tl.store(at + 9, ((closed.to(tl.int64) * active - 1) // units).to(tl.int32), mask=there)
 
 
 @triton.jit
@@ -92,7 +109,7 @@ def decode(
     q, kv, out, partial, tops, sums, counters, records, starts, seq_lens, skipped, table, sinks,
     shared, shared_tops, shared_sums,
     scale, soft_cap, k_scale, v_scale,
-    programs, requests, table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
+    table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
     HEADS: tl.constexpr, G: tl.constexpr, G_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PIECES: tl.constexpr,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, SHARED_SPLITS: tl.constexpr,
@@ -107,32 +124,43 @@ def decode(
     shared_tops and shared_sums [requests, HEADS, SHARED_SPLITS].
     """
     program = tl.program_id(0)
-    begin = tl.load(records + program * RECORD)
-    end = tl.load(records + program * RECORD + 1)
-    first_unit = tl.load(records + program * RECORD + 2)
-    last_unit = tl.load(records + program * RECORD + 3)
+    record = records + program * RECORD
+    begin = tl.load(record)
+    end = tl.load(record + 1)
+    unit = tl.load(record + 2)
+    last_unit = tl.load(record + 3)
+    start = tl.load(record + 4)
+    tiles = tl.load(record + 5)
+    context = tl.load(record + 6)
+    low = tl.load(record + 7)
+    first_owner = tl.load(record + 8)
+    last_owner = tl.load(record + 9)
     if begin >= end:
         return
     KV_HEADS: tl.constexpr = HEADS // G  # noqa: N806
     kind: tl.constexpr = q.dtype.element_ty
-    if SHARED_SPLITS == 0:
-        # Behind ``attend_shared``, which waited itself, all but its results is there already.
-        dependent.wait(PDL)
-    dependent.release(PDL)
-
     rows = tl.arange(0, BLOCK_M)
     live = rows < G
     dims = tl.arange(0, D_PAD)
     in_head = dims < D
     columns = tl.arange(0, BLOCK_N)
-    for unit in range(first_unit, last_unit + 1):
+    if PDL:
+        # Keys and values of earlier steps are there; those of this step are on their way to the same lines.
+        key_at = (low + begin - start * KV_HEADS - unit % KV_HEADS * tiles) * BLOCK_N + columns
+        block = tl.load(table + (unit // KV_HEADS).to(tl.int64) * table_stride + key_at // BLOCK_SIZE,
+                        mask=key_at < context, other=0)  # fmt: skip
+        lines = kv + block.to(tl.int64) * kv_block + unit % KV_HEADS * kv_head_stride + key_at % BLOCK_SIZE * kv_token
+        prefetch(lines, D * kv.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
+        prefetch(lines + kv_half, D * kv.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
+    if SHARED_SPLITS == 0:
+        # Behind ``attend_shared``, which waited itself, all but its results is there already.
+        dependent.wait(PDL)
+    dependent.release(PDL)
+
+    while unit <= last_unit:
         request = unit // KV_HEADS
         kv_head = unit % KV_HEADS
-        start = tl.load(starts + request)
-        tiles = tl.load(starts + request + 1) - start
-        context = tl.load(seq_lens + request)
         base = start * KV_HEADS + kv_head * tiles
-        low = first_tile(context, skipped + request, True, BLOCK_N, WINDOW, SHARED_SPLITS > 0)
         opens = base >= begin
         closes = base + tiles <= end
         from_token = (low + tl.maximum(begin - base, 0)) * BLOCK_N
@@ -140,6 +168,13 @@ def decode(
         edge = 0
         if WINDOW > 0:
             edge = tl.maximum(context - WINDOW, 0)
+        shares = low > 0
+        # The next unit's numbers arrive while this one's tiles are read.
+        following = tl.minimum(unit + 1, last_unit) // KV_HEADS
+        start = tl.load(starts + following)
+        tiles = tl.load(starts + following + 1) - start
+        context = tl.load(seq_lens + following)
+        low = first_tile(context, skipped + following, True, BLOCK_N, WINDOW, SHARED_SPLITS > 0)
 
         head = kv_head * G + rows
         query = tl.load(q + request.to(tl.int64) * q_token + head[:, None] * D + dims[None, :],
@@ -155,14 +190,17 @@ def decode(
                 total = tl.full([BLOCK_M], 1.0, tl.float32)
         keys_at = kv + kv_head * kv_head_stride
         table_row = table + request.to(tl.int64) * table_stride
+        key_at = from_token + columns
+        block = tl.load(table_row + key_at // BLOCK_SIZE, mask=key_at < to_token, other=0)
         for at in tl.range(from_token, to_token, BLOCK_N):
             key_at = at + columns
             there = key_at < to_token
             if WINDOW > 0:
                 # Slots before the window may hold anything, NaN included, which no weight of zero would hide.
                 there = there & (key_at >= edge)
-            block = tl.load(table_row + key_at // BLOCK_SIZE, mask=there, other=0)
             where = block.to(tl.int64) * kv_block + (key_at % BLOCK_SIZE) * kv_token
+            # One tile ahead: the addresses of what is fetched ahead must not wait for a load.
+            block = tl.load(table_row + (key_at + BLOCK_N) // BLOCK_SIZE, mask=key_at + BLOCK_N < to_token, other=0)
             mask = there[:, None] & in_head[None, :]
             keys = tl.load(keys_at + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
             values = tl.load(keys_at + kv_half + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
@@ -180,7 +218,7 @@ def decode(
             top = new_top
         acc = acc * v_scale
         if SHARED_SPLITS > 0:
-            if opens & (low > 0):
+            if opens & shares:
                 dependent.wait(PDL)
                 for split in tl.static_range(SHARED_SPLITS):
                     row = (request.to(tl.int64) * HEADS + head) * SHARED_SPLITS + split
@@ -204,17 +242,14 @@ def decode(
             tl.store(partial + (piece * G + rows[:, None]) * D + dims[None, :], acc, mask=store)
             tl.store(tops + piece * G + rows, top, mask=live)
             tl.store(sums + piece * G + rows, total, mask=live)
-            units = (tl.load(starts + requests) * KV_HEADS).to(tl.int64)
-            active = tl.minimum(units, programs)
-            # The last program whose run begins at or before a tile.
-            first = (((base.to(tl.int64) + 1) * active - 1) // units).to(tl.int32)
-            last = (((base + tiles).to(tl.int64) * active - 1) // units).to(tl.int32)
+            first = tl.where(opens, program, first_owner)
+            last = tl.where(closes, program, last_owner)
             tl.debug_barrier()
             arrived = tl.atomic_add(counters + unit, 1, sem="acq_rel", scope="gpu")
             if arrived == last - first:
-                merge(partial, tops, sums, out + target + kv_head * G * D, first, last, base, units, active,
-                      G, G_PAD, D, D_PAD, PIECES)  # fmt: skip
+                merge(partial, tops, sums, out + target + kv_head * G * D, first, last, G, G_PAD, D, D_PAD, PIECES)
                 tl.store(counters + unit, 0)
+        unit += 1
     if SHARED_SPLITS > 0:
         # Who waits for this kernel has to have waited for ``attend_shared``.
         dependent.wait(PDL)
@@ -222,7 +257,7 @@ def decode(
 
 @triton.jit
 def merge(
-    partial, tops, sums, out, first, last, base, units, active,
+    partial, tops, sums, out, first, last,
     G: tl.constexpr, G_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """Merge one unit's pieces: out[row] = sum(part * 2**(top - best)) / sum(sum * 2**(top - best))."""
