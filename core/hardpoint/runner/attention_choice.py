@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from hardpoint.contract.platform import Platform
 from hardpoint.plugins import Catalogue
 from hardpoint.runner.attention_timing import AttentionTimings, Part
 from hardpoint.runner.split_attention import SplitAttention, layouts_differ
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_SIZE = 16
 #: A backend must be faster by this part to be preferred to one that the platform lists before it.
@@ -129,14 +132,15 @@ class AttentionChoice:
         reasons = {name: backend.reject(query) for name, backend in self._made.items()}
         refused = {name: why for name, why in reasons.items() if why}
         accepted = {part: [name for name in names if not reasons[name]] for part, names in self._names.items()}
+        several = any(len(names) > 1 for names in accepted.values())
+        times = self._times(accepted, refused, query) if several and self._measures else {}
+        accepted = {part: [name for name in names if name not in refused] for part, names in accepted.items()}
         if not all(accepted.values()):
             lines = "; ".join(f"{name}: {', '.join(why)}" for name, why in refused.items())
             raise ConfigError(
                 f"no attention backend serves layer {layer} (head size {query.head_size}, {query.num_heads} heads, "
                 f"{query.num_kv_heads} key/value heads, {self._dtype}, block size {self.block_size}): {lines}"
             )
-        several = any(len(names) > 1 for names in accepted.values())
-        times = self._times(accepted, query) if several and self._measures else {}
         pairs = [(prefill, decode) for decode in accepted["decode"] for prefill in accepted["prefill"]]
         # Sorting is stable: of equals, one that the platform lists earlier, and one that serves both parts.
         pairs.sort(key=lambda pair: (_cost(times, accepted, pair), pair[0] != pair[1]))
@@ -153,13 +157,21 @@ class AttentionChoice:
             "backend with --attention-backend"
         )
 
-    def _times(self, accepted: dict[Part, list[str]], query: AttentionQuery) -> dict[tuple[Part, str], float]:
-        return {
-            (part, name): self._timings.seconds(self._made[name], query, part)
-            for part, names in accepted.items()
-            if len(names) > 1
-            for name in names
-        }
+    def _times(
+        self, accepted: dict[Part, list[str]], refused: dict[str, list[str]], query: AttentionQuery
+    ) -> dict[tuple[Part, str], float]:
+        """Return times of each part that has a choice; a backend that fails when it is tried joins ``refused``."""
+        times: dict[tuple[Part, str], float] = {}
+        for part, names in accepted.items():
+            for name in names if len(names) > 1 else ():
+                if name in refused:
+                    continue
+                try:
+                    times[part, name] = self._timings.seconds(self._made[name], query, part)
+                except Exception as error:
+                    _log.exception("attention backend %r failed when it was tried; it is left out", name)
+                    refused[name] = [f"failed when it was tried: {type(error).__name__}: {error}"]
+        return {(part, name): seconds for (part, name), seconds in times.items() if name not in refused}
 
     def _why(self, times: dict[tuple[Part, str], float], several: bool) -> str:
         if not several:
