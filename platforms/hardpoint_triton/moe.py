@@ -35,9 +35,13 @@ def moe(
     limit: float = 7.0,
     first_expert: int = 0,
     residual: torch.Tensor | None = None,
+    gate_up_scale: torch.Tensor | None = None,
+    down_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See ``hardpoint.ops.moe.moe``. Waits for nothing on the device; every shape follows from those of the inputs."""
-    experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, first_expert)
+    experts = Experts(
+        gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, first_expert, gate_up_scale, down_scale
+    )
     return _run(_rows(x), weights.contiguous(), ids.contiguous(), experts, residual)
 
 
@@ -61,9 +65,11 @@ def routed_moe(
     alpha: float = 1.702,
     limit: float = 7.0,
     residual: torch.Tensor | None = None,
+    gate_up_scale: torch.Tensor | None = None,
+    down_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See ``hardpoint.ops.moe.routed_moe``. Three launches for few tokens."""
-    experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit)
+    experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, 0, gate_up_scale, down_scale)
     x, (tokens, hidden) = _rows(x), x.shape
     chooser = Router(router, router_bias, norm_weight, eps, offset, k, score, renormalize, round_weights)
     if 0 < tokens * k <= STREAMED_PAIRS and hidden <= ROUTED_HIDDEN:
@@ -101,6 +107,11 @@ def tiles_for(pairs: int, experts: Experts) -> Tiles:
     if experts.down.itemsize == 4:
         tile = Tile(16 if load <= 32 else 64, 32, 32, 4, 2)
         return Tiles(tile, tile)
+    if experts.down.itemsize == 1:
+        size = 16 if load <= 12 else 32 if load <= 24 else 64
+        if load <= 96:
+            return Tiles(_deep(Tile(size, 64, 128, 4, 4), hidden), _deep(Tile(size, 128, 128, 4, 4), inner))
+        return Tiles(_deep(Tile(128, 128, 128, 8, 3), hidden), _deep(Tile(128, 256, 128, 8, 3), inner))
     if load <= 24:
         size = 16 if load <= 12 else 32
         return Tiles(_deep(Tile(size, 64, 128, 4, 3), hidden), _deep(Tile(size, 64, 128, 4, 4), inner))

@@ -39,6 +39,8 @@ class Experts:
     alpha: float
     limit: float
     first: int = 0
+    gate_up_scale: torch.Tensor | None = None
+    down_scale: torch.Tensor | None = None
 
 
 @triton.jit

@@ -11,6 +11,10 @@ import triton.language as tl
 from hardpoint_triton import dependent
 from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, activate, ascending, gate_up_rows
 from hardpoint_triton.moe_routing_kernels import SortedPairs
+from hardpoint_triton.quantize import quantize
+
+#: Products of 8-bit numbers that Hopper's matrix units may sum before the sum joins a float32 one.
+PRECISE: tl.constexpr = tl.constexpr(128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,19 @@ def _place(tiles, columns, GROUP: tl.constexpr):
 
 
 @triton.jit
-def _gate_up(x, weight, bias, out, order, tile_expert, tile_start, tile_stop, tiles, x_stride, alpha, limit,
-             K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr,
-             PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+def _multiply(a, b, total):
+    """Return ``total + a @ b``. Sums of 8-bit products join float32 sums before they lose what 14 bits do not hold."""
+    if a.dtype.is_fp8():
+        total = tl.dot(a, b, total, max_num_imprecise_acc=PRECISE)
+    else:
+        total = tl.dot(a, b, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _gate_up(x, x_scale, weight, scale, bias, out, order, tile_expert, tile_start, tile_stop, tiles, x_stride, alpha, limit,
+             K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
+             BIAS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
              PDL: tl.constexpr):  # fmt: skip
     dependent.wait(PDL)
     dependent.release(PDL)
@@ -82,11 +96,15 @@ def _gate_up(x, weight, bias, out, order, tile_expert, tile_start, tile_stop, ti
             inside = start + depth < HIDDEN
             g, u = tl.load(gate_at, mask=inside[None, :], other=0.0), tl.load(up_at, mask=inside[None, :], other=0.0)
             v = tl.load(x_at, mask=inside[:, None], other=0.0)
-        gate = tl.dot(g, v, gate, input_precision="ieee")
-        up = tl.dot(u, v, up, input_precision="ieee")
+        gate, up = _multiply(g, v, gate), _multiply(u, v, up)
         gate_at += DEPTH
         up_at += DEPTH
         x_at += DEPTH
+    if SCALED:
+        at = scale + expert * (2 * INNER)
+        token_scale = tl.load(x_scale + token)[None, :]
+        gate *= tl.load(at + gate_row)[:, None] * token_scale
+        up *= tl.load(at + up_row)[:, None] * token_scale
     if BIAS:
         at = bias + expert * (2 * INNER)
         gate += tl.load(at + gate_row, mask=fits, other=0.0).to(tl.float32)[:, None]
@@ -96,8 +114,8 @@ def _gate_up(x, weight, bias, out, order, tile_expert, tile_start, tile_stop, ti
 
 
 @triton.jit
-def _down(inner, weight, bias, out, order, tile_expert, tile_start, tile_stop, tiles, HIDDEN: tl.constexpr,
-          INNER: tl.constexpr, BIAS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
+def _down(inner, inner_scale, weight, scale, bias, out, order, tile_expert, tile_start, tile_stop, tiles, HIDDEN: tl.constexpr,
+          INNER: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
           GROUP: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     dependent.wait(PDL)
     dependent.release(PDL)
@@ -120,9 +138,12 @@ def _down(inner, weight, bias, out, order, tile_expert, tile_start, tile_stop, t
             inside = start + depth < INNER
             w = tl.load(w_at, mask=inside[None, :], other=0.0)
             a = tl.load(a_at, mask=inside[:, None], other=0.0)
-        total = tl.dot(w, a, total, input_precision="ieee")
+        total = _multiply(w, a, total)
         w_at += DEPTH
         a_at += DEPTH
+    if SCALED:
+        pair_scale = tl.load(inner_scale + tl.minimum(place, stop - 1))[None, :]
+        total *= tl.load(scale + expert * HIDDEN + tl.minimum(row, HIDDEN - 1))[:, None] * pair_scale
     if BIAS:
         total += tl.load(bias + expert * HIDDEN + row, mask=fits, other=0.0).to(tl.float32)[:, None]
     pair = tl.load(order + place, mask=live, other=0).to(tl.int64)
@@ -171,19 +192,22 @@ def group_experts(
     order = SortedPairs(ids, count, experts.first, tiles.gate_up.pairs)
     table = (order.order, order.expert, order.start, order.stop, order.num_tiles)
     middle = torch.empty((pairs, inner), dtype=x.dtype, device=x.device)
-    tile, weight, bias = tiles.gate_up, experts.gate_up, experts.gate_up_bias
+    tile, weight, scale, bias = tiles.gate_up, experts.gate_up, experts.gate_up_scale, experts.gate_up_bias
+    source, source_scale = (x, x) if scale is None else quantize(x)
     _gate_up[(order.num_tiles * triton.cdiv(inner, tile.rows),)](
-        x, weight, weight if bias is None else bias, middle, *table, x.stride(0), experts.alpha, experts.limit,
-        K=k, HIDDEN=hidden, INNER=inner, ACTIVATION=ACTIVATIONS[experts.activation], BIAS=bias is not None,
+        source, source_scale, weight, weight if scale is None else scale, weight if bias is None else bias, middle,
+        *table, source.stride(0), experts.alpha, experts.limit, K=k, HIDDEN=hidden, INNER=inner,
+        ACTIVATION=ACTIVATIONS[experts.activation], SCALED=scale is not None, BIAS=bias is not None,
         PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps,
         num_stages=tile.stages, **pdl,
     )  # fmt: skip
     parts = torch.empty((pairs, hidden), dtype=x.dtype, device=x.device)
-    tile, weight, bias = tiles.down, experts.down, experts.down_bias
+    tile, weight, scale, bias = tiles.down, experts.down, experts.down_scale, experts.down_bias
+    source, source_scale = (middle, middle) if scale is None else quantize(middle)
     _down[(order.num_tiles * triton.cdiv(hidden, tile.rows),)](
-        middle, weight, weight if bias is None else bias, parts, *table, HIDDEN=hidden, INNER=inner,
-        BIAS=bias is not None, PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group,
-        num_warps=tile.warps, num_stages=tile.stages, **pdl,
+        source, source_scale, weight, weight if scale is None else scale, weight if bias is None else bias, parts,
+        *table, HIDDEN=hidden, INNER=inner, SCALED=scale is not None, BIAS=bias is not None, PAIRS=tile.pairs,
+        ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps, num_stages=tile.stages, **pdl,
     )  # fmt: skip
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     block = min(1024, triton.next_power_of_2(hidden))

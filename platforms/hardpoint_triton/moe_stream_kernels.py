@@ -81,10 +81,10 @@ def _route(x, norm_weight, router, router_bias, normed, logits, x_stride, eps, o
 
 
 @triton.jit
-def _gate_up(x, ids, logits, weight, bias, out, x_stride, first, experts, alpha, limit, ROUTED: tl.constexpr,
+def _gate_up(x, ids, logits, weight, scale, bias, out, x_stride, first, experts, alpha, limit, ROUTED: tl.constexpr,
              PADDED: tl.constexpr, K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr,
-             ACTIVATION: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-             STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+             ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr,
+             BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Make some of one pair's inner values. ``ROUTED`` is the number of logits to choose from, 0 where ids are given."""
     pair = tl.program_id(0)
     # In this order, so that whatever told which experts to run is done before any program of the next kernel starts.
@@ -114,6 +114,9 @@ def _gate_up(x, ids, logits, weight, bias, out, x_stride, first, experts, alpha,
         gate += g.to(tl.float32) * value
         up += u.to(tl.float32) * value
     g, u = tl.sum(gate, 1), tl.sum(up, 1)
+    if SCALED:
+        g *= tl.load(scale + expert * (2 * INNER) + gate_row, mask=live, other=0.0)
+        u *= tl.load(scale + expert * (2 * INNER) + up_row, mask=live, other=0.0)
     if BIAS:
         g += tl.load(bias + expert * (2 * INNER) + gate_row, mask=live, other=0.0).to(tl.float32)
         u += tl.load(bias + expert * (2 * INNER) + up_row, mask=live, other=0.0).to(tl.float32)
@@ -122,10 +125,10 @@ def _gate_up(x, ids, logits, weight, bias, out, x_stride, first, experts, alpha,
 
 
 @triton.jit
-def _down(inner, weights, ids, logits, weight, bias, residual, out, residual_stride, first, experts,
+def _down(inner, weights, ids, logits, weight, scale, bias, residual, out, residual_stride, first, experts,
           ROUTED: tl.constexpr, PADDED: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr,
           ROUND: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr,
-          BIAS: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+          SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
           PDL: tl.constexpr):  # fmt: skip
     """Make some of one token's output: the sum runs over its experts in ascending order.
 
@@ -150,8 +153,8 @@ def _down(inner, weights, ids, logits, weight, bias, residual, out, residual_str
     share = tl.where(here, share, 0.0)
     at = tl.arange(0, BLOCK)
     line = (weight + expert * (HIDDEN * INNER))[:, None] + row[None, :] * INNER
-    there = (here[:, None] & live[None, :])[:, :, None]
-    w = tl.load(line[:, :, None] + at[None, None, :], mask=there & (at < INNER)[None, None, :], other=0.0)
+    wanted = (here[:, None] & live[None, :])[:, :, None]
+    w = tl.load(line[:, :, None] + at[None, None, :], mask=wanted & (at < INNER)[None, None, :], other=0.0)
     dependent.wait(PDL)
     part = tl.zeros((K_PAD, ROWS), tl.float32)
     for start in range(0, INNER, BLOCK):
@@ -161,13 +164,15 @@ def _down(inner, weights, ids, logits, weight, bias, residual, out, residual_str
         column += BLOCK
         # The next weights are on their way while these are used.
         after = tl.load(
-            line[:, :, None] + column[None, None, :], mask=there & (column < INNER)[None, None, :], other=0.0
+            line[:, :, None] + column[None, None, :], mask=wanted & (column < INNER)[None, None, :], other=0.0
         )
         part += tl.sum(w.to(tl.float32) * a.to(tl.float32)[:, None, :], 2)
         w = after
     place = ascending(expert, slot)
+    there = here[:, None] & live[None, :]
+    if SCALED:
+        part *= tl.load(scale + expert[:, None] * HIDDEN + row[None, :], mask=there, other=0.0)
     if BIAS:
-        there = here[:, None] & live[None, :]
         part += tl.load(bias + expert[:, None] * HIDDEN + row[None, :], mask=there, other=0.0).to(tl.float32)
     part *= share[:, None]
     result = tl.zeros((ROWS,), tl.float32)
@@ -224,21 +229,23 @@ def _stream(
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     routed = 0 if logits is None else logits.shape[1]
     logits, padded = weights if logits is None else logits, triton.next_power_of_2(max(1, routed))
-    weight, bias, rows = experts.gate_up, experts.gate_up_bias, GATE_UP.rows
+    weight, scale, bias, rows = experts.gate_up, experts.gate_up_scale, experts.gate_up_bias, GATE_UP.rows
     _gate_up[(tokens * k, triton.cdiv(inner, rows))](
-        x, ids, logits, weight, weight if bias is None else bias, middle, x.stride(0), experts.first, count,
+        x, ids, logits, weight, weight if scale is None else scale, weight if bias is None else bias, middle, x.stride(0),
+        experts.first, count,
         experts.alpha, experts.limit, ROUTED=routed, PADDED=padded, K=k, HIDDEN=hidden, INNER=inner,
-        ACTIVATION=ACTIVATIONS[experts.activation], BIAS=bias is not None, ROWS=rows,
+        ACTIVATION=ACTIVATIONS[experts.activation], SCALED=scale is not None, BIAS=bias is not None, ROWS=rows,
         BLOCK=min(GATE_UP.block, triton.next_power_of_2(hidden)), STAGES=GATE_UP.stages, num_warps=GATE_UP.warps, **pdl,
     )  # fmt: skip
     k_padded = triton.next_power_of_2(k)
-    weight, bias, rows = experts.down, experts.down_bias, max(1, DOWN.rows // k_padded)
+    weight, scale, bias = experts.down, experts.down_scale, experts.down_bias
+    rows = max(1, DOWN.rows // k_padded)
     _down[(tokens, triton.cdiv(hidden, rows))](
-        middle, weights, ids, logits, weight, weight if bias is None else bias, out if residual is None else residual,
-        out, 0 if residual is None else residual.stride(0), experts.first, count, ROUTED=routed, PADDED=padded,
+        middle, weights, ids, logits, weight, weight if scale is None else scale, weight if bias is None else bias,
+        out if residual is None else residual, out, 0 if residual is None else residual.stride(0), experts.first, count, ROUTED=routed, PADDED=padded,
         SCORE=0 if router is None else SCORES[router.score], RENORMALIZE=router is not None and router.renormalize,
         ROUND=router is not None and router.round_weights, K=k, K_PAD=k_padded, HIDDEN=hidden, INNER=inner,
-        BIAS=bias is not None, RESIDUAL=residual is not None, ROWS=rows,
+        SCALED=scale is not None, BIAS=bias is not None, RESIDUAL=residual is not None, ROWS=rows,
         BLOCK=min(DOWN.block, triton.next_power_of_2(inner)), num_warps=DOWN.warps, **pdl,
     )  # fmt: skip
     return out

@@ -114,6 +114,8 @@ def moe(
     limit: float = 7.0,
     first_expert: int = 0,
     residual: torch.Tensor | None = None,
+    gate_up_scale: torch.Tensor | None = None,
+    down_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run every token through its experts, sum their outputs by weight and add ``residual``.
 
@@ -130,6 +132,9 @@ def moe(
         alpha, limit: of ``swiglu_oai``.
         first_expert: id of the first expert here; choices outside [first, first + experts) add nothing.
         residual: [T, hidden], or absent.
+        gate_up_scale, down_scale: float32 [experts, 2 * inner] and [experts, hidden] where ``gate_up`` and ``down`` are
+            codes (float8_e4m3fn): a weight is its code times its row's scale. A provider may round activations to codes
+            too, token by token.
 
     Returns:
         [T, hidden] in ``x``'s dtype.
@@ -146,15 +151,20 @@ def moe(
         chosen = order[start : start + count]
         start += count
         tokens = chosen // ids.shape[1]
-        inner = F.linear(x[tokens], gate_up[expert])
+        inner = F.linear(x[tokens], _dense(gate_up, gate_up_scale, expert, x.dtype))
         if gate_up_bias is not None:
             inner = inner + gate_up_bias[expert]
-        result = F.linear(_activate(inner, activation, alpha, limit), down[expert])
+        result = F.linear(_activate(inner, activation, alpha, limit), _dense(down, down_scale, expert, x.dtype))
         if down_bias is not None:
             result = result + down_bias[expert]
         result = result * weights.flatten()[chosen].unsqueeze(-1)
         out.index_add_(0, tokens, result.to(x.dtype))
     return out if residual is None else residual + out
+
+
+def _dense(stack: torch.Tensor, scale: torch.Tensor | None, expert: int, dtype: torch.dtype) -> torch.Tensor:
+    weight = stack[expert]
+    return weight if scale is None else (weight.float() * scale[expert].unsqueeze(-1)).to(dtype)
 
 
 def _routed_inputs(dtype: torch.dtype, device: torch.device, seed: int) -> Iterator[OpCall]:
@@ -221,13 +231,15 @@ def routed_moe(
     alpha: float = 1.702,
     limit: float = 7.0,
     residual: torch.Tensor | None = None,
+    gate_up_scale: torch.Tensor | None = None,
+    down_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Norm, route and run the experts, and add ``residual``: a whole layer, so that a provider can fuse its parts.
 
     Args:
         x: [T, hidden].
         router: [experts, hidden], with ``router_bias`` [experts] or without.
-        gate_up, down, activation, gate_up_bias, down_bias, alpha, limit: see :func:`moe`.
+        gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, gate_up_scale, down_scale: see :func:`moe`.
         k, renormalize, score: see :func:`topk_router`.
         norm_weight, eps, offset: see :func:`hardpoint.ops.norm.rms_norm`; no weight, no norm.
         round_weights: round the router's weights to ``x``'s dtype.
@@ -250,6 +262,8 @@ def routed_moe(
         alpha,
         limit,
         residual=residual,
+        gate_up_scale=gate_up_scale,
+        down_scale=down_scale,
     )
 
 
