@@ -132,8 +132,9 @@ class CudaDevice:
         """Do nothing; see :meth:`suspend`."""
 
     def close(self) -> None:
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
+        """Wait for what is queued and give memory back; a broken context is left to the end of the process."""
+        if self.health() is None:
+            torch.cuda.empty_cache()
 
 
 def ordinal(info: DeviceInfo) -> int:

@@ -60,7 +60,11 @@ def record(info: EngineInfo) -> dict[str, Any]:
         "model": info.model,
         "config": info.config,
         # How long it took and what was free differ from start to start.
-        "chosen": {k: v for k, v in info.description.items() if k not in ("seconds_to_ready", "memory", "kv", "prepared")},
+        "chosen": {
+            k: v
+            for k, v in info.description.items()
+            if k not in ("seconds_to_load", "seconds_to_ready", "memory", "kv", "prepared")
+        },
     }
     text = json.dumps(told, sort_keys=True, default=str)
     return {

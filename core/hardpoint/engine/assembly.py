@@ -192,7 +192,7 @@ def _info(setup: Setup, loaded: _Loaded, seconds: float) -> EngineInfo:
         num_blocks=loaded.kv.num_blocks - 1,
         block_size=loaded.kv.block_size,
         config=loaded.config.to_dict(),
-        description=_describe(setup, loaded.config, loaded.kv, loaded.executor, seconds),
+        description=_describe(setup, loaded, seconds),
     )
 
 
@@ -258,9 +258,10 @@ def _launches(setup: Setup) -> tuple[RunnerLaunch, ...]:
     )
 
 
-def _describe(setup: Setup, config: EngineConfig, kv: KVPlan, executor: Executor, seconds: float) -> dict[str, Any]:
+def _describe(setup: Setup, loaded: _Loaded, seconds: float) -> dict[str, Any]:
+    config, kv = loaded.config, loaded.kv
     return {
-        **executor.describe(),
+        **loaded.executor.describe(),
         "platforms_refused": {r.name: r.reason for r in setup.refused},
         "adjustments": [
             {"field": a.field, "old": a.old, "new": a.new, "plugin": a.plugin, "reason": a.reason}
@@ -271,6 +272,7 @@ def _describe(setup: Setup, config: EngineConfig, kv: KVPlan, executor: Executor
             "num_blocks": kv.num_blocks - 1,
             "groups": [{"window": group.window, "layers": list(group.layers)} for group in kv.groups],
         },
+        "seconds_to_load": round(loaded.seconds, 3),
         "seconds_to_ready": round(seconds, 3),
     }
 
@@ -287,9 +289,10 @@ def _report(info: EngineInfo) -> None:
             max(prepared["possible"], default=0),
         )
     log.info(
-        "%s is ready after %.1f s: context %d tokens, %d cache blocks of %d tokens; memory: %s",
+        "%s is ready after %.1f s (model loaded after %.1f s): context %d tokens, %d cache blocks of %d tokens; memory: %s",
         info.model,
         info.description["seconds_to_ready"],
+        info.description["seconds_to_load"],
         info.max_model_len,
         info.num_blocks,
         info.block_size,
