@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import uvicorn
 from click.testing import CliRunner
 from fake_engine import FakeEngine
 
@@ -86,33 +90,51 @@ def test_report_against_numbers_by_hand():
     assert "ITL" not in text
 
 
-@pytest.fixture
-def loaded(monkeypatch):
-    """Let the load client talk to an application in this process."""
-    import httpx
+@dataclass
+class Loaded:
+    """A fake engine behind a real socket."""
 
+    engine: FakeEngine
+    url: str
+
+    def run(self, loads, body=None, **given):
+        answers, duration = asyncio.run(
+            run_load(self.url, "/v1/completions", {}, loads, [0.0] * len(loads), {**BODY, **(body or {})}, **given)
+        )
+        return answers, duration
+
+
+@pytest.fixture
+def loaded():
+    """Serve a fake engine from a thread."""
     engine = FakeEngine(answer="x" * 50, pause=0.001)
-    app = create_app(engine, ServerConfig(), Catalogue())
-    transport = httpx.ASGITransport(app=app)
-    plain = httpx.AsyncClient
-    monkeypatch.setattr(load_client.httpx, "AsyncClient", lambda **given: plain(**given, transport=transport))
-    return engine
+    config = uvicorn.Config(create_app(engine, ServerConfig(), Catalogue()), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield Loaded(engine, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 BODY = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
 
 
 def test_load_counts_what_the_server_sends(loaded):
-    loads = [Load([65] * 5, 4), Load([65] * 9, 7)]
-    answers, duration = asyncio.run(run_load("http://t", "/v1/completions", {}, loads, [0.0, 0.0], BODY))
+    answers, duration = loaded.run([Load([65] * 5, 4), Load([65] * 9, 7)])
     assert [(a.prompt_tokens, a.output_tokens, a.error) for a in answers] == [(5, 4, None), (9, 7, None)]
     assert [len(a.gaps) for a in answers] == [3, 6]
     assert all(0 < a.ttft <= a.latency <= duration for a in answers)
+    assert [a.ttft + sum(a.gaps) for a in answers] == pytest.approx([a.latency for a in answers])
 
 
 def test_load_holds_back_what_exceeds_the_concurrency(loaded):
     seen = []
-    plain = loaded.generate
+    plain = loaded.engine.generate
 
     async def generate(*given, **more):
         running.append(None)
@@ -122,19 +144,48 @@ def test_load_holds_back_what_exceeds_the_concurrency(loaded):
         running.pop()
 
     running: list[None] = []
-    loaded.generate = generate
-    loads = [Load([65], 5) for _ in range(12)]
-    asyncio.run(run_load("http://t", "/v1/completions", {}, loads, [0.0] * 12, BODY, max_concurrency=3))
+    loaded.engine.generate = generate
+    answers, _ = loaded.run([Load([65], 5) for _ in range(12)], max_concurrency=3)
     assert max(seen) == 3
+    assert {answer.error for answer in answers} == {None}
+
+
+def test_load_uses_connections_again(loaded, monkeypatch):
+    made = []
+    plain = load_client._Connection
+    monkeypatch.setattr(load_client, "_Connection", lambda: made.append(plain()) or made[-1])
+    answers, _ = loaded.run([Load([65], 3) for _ in range(8)], max_concurrency=2)
+    assert {answer.error for answer in answers} == {None}
+    assert len(made) == 2
+    assert not any(connection.open and not connection._transport.is_closing() for connection in made)
 
 
 def test_load_tells_refusals_and_errors_amid_a_stream(loaded):
-    loads = [Load([65], 5)]
-    (answer,), _ = asyncio.run(run_load("http://t", "/v1/completions", {}, loads, [0.0], {**BODY, "seed": "x"}))
+    (answer,), _ = loaded.run([Load([65], 5)], {"seed": "x"})
     assert "400" in answer.error
-    loaded.error, loaded.fail_at = ZeroDivisionError(), 2
-    (answer,), _ = asyncio.run(run_load("http://t", "/v1/completions", {}, loads, [0.0], BODY))
+    loaded.engine.error, loaded.engine.fail_at = ZeroDivisionError(), 2
+    (answer,), _ = loaded.run([Load([65], 5)])
     assert "internal_error" in answer.error
+
+
+def test_load_tells_who_does_not_speak_http_and_who_hangs_up():
+    async def against(answer_with):
+        async def handle(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer_with)
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server:
+            (answer,), _ = await run_load(url, "/x", {}, [Load([65], 5)], [0.0], BODY)
+        return answer.error
+
+    assert "does not speak HTTP" in asyncio.run(against(b"SSH-2.0-OpenSSH\r\n\r\n"))
+    cut = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:"
+    assert "closed the connection" in asyncio.run(against(cut))
+    (answer,), _ = asyncio.run(run_load("http://127.0.0.1:9", "/x", {}, [Load([65], 5)], [0.0], BODY))
+    assert "ConnectionRefusedError" in answer.error
 
 
 def test_no_server_is_told_with_the_address():
