@@ -219,5 +219,5 @@ class TritonLayer:
             HEADS=config.num_heads, G=self._group, D=config.head_size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
             BLOCK_M=rows, BLOCK_N=64, WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None,
             SINKS=sinks is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            num_warps=4, num_stages=2 if q.dtype == torch.float32 else 3,
+            num_warps=8 if rows * self._padded >= 128 * 128 else 4, num_stages=2 if q.dtype == torch.float32 else 3,
         )  # fmt: skip

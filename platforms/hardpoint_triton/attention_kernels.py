@@ -65,12 +65,15 @@ def attend(
         total = tl.full([BLOCK_M], 1.0, tl.float32)
     acc = tl.zeros([BLOCK_M, D_PAD], tl.float32)
     columns = tl.arange(0, BLOCK_N)
+    table_row = table + request.to(tl.int64) * table_stride
+    block = tl.load(table_row + (low + columns) // BLOCK_SIZE, mask=low + columns < high, other=0)
     for at in range(low, high, BLOCK_N):
         key_at = at + columns
         # Slots before the window may hold anything, NaN included, which no weight of zero would hide.
         there = (key_at < high) & (key_at >= edge)
-        block = tl.load(table + request.to(tl.int64) * table_stride + key_at // BLOCK_SIZE, mask=there, other=0)
         where = block.to(tl.int64) * kv_block + kv_head * kv_head_stride + (key_at % BLOCK_SIZE) * kv_token
+        # One tile ahead: the addresses of what is fetched ahead must not wait for a load.
+        block = tl.load(table_row + (key_at + BLOCK_N) // BLOCK_SIZE, mask=key_at + BLOCK_N < high, other=0)
         mask = there[:, None] & in_head[None, :]
         keys = tl.load(kv + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor[:, None]
