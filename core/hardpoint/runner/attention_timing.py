@@ -7,11 +7,11 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class AttentionTimings:
 
 def measure(backend: AttentionBackend, device: Device, query: AttentionQuery, part: Part) -> float:
     """Return the shortest time of one layer's call in seconds, kernels compiled before."""
-    call = _scene(backend, device, query, part)
+    call = uniform_call(backend, device, query, *BATCHES[part])
     for _ in range(2):
         call()
     best = float("inf")
@@ -100,9 +100,25 @@ def measure(backend: AttentionBackend, device: Device, query: AttentionQuery, pa
     return best
 
 
-def _scene(backend: AttentionBackend, device: Device, query: AttentionQuery, part: Part) -> Any:
-    """Return a call of one layer on requests of equal length whose blocks lie in order."""
-    requests, context, new = BATCHES[part]
+def uniform_call(
+    backend: AttentionBackend,
+    device: Device,
+    query: AttentionQuery,
+    requests: int,
+    context: int,
+    new: int,
+    *,
+    steps: int = 1,
+) -> Callable[[], torch.Tensor]:
+    """Return a call of one layer on requests of equal length whose blocks lie in order.
+
+    Norms aside it does all that a layer does between its projections: rotation, write to the cache, attention.
+
+    Args:
+        requests: in the step; decodes where ``new`` is 1.
+        context, new: tokens of each after the step, and of those the step's.
+        steps: how often the step is planned, for backends that prepare what comes again.
+    """
     place, dtype = device.torch_device, getattr(torch, query.dtype)
     spec = KVSpec(num_kv_heads=query.num_kv_heads, head_size=query.head_size, dtype=query.kv_dtype, window=query.window)
     width = -(-context // query.block_size)
@@ -130,7 +146,8 @@ def _scene(backend: AttentionBackend, device: Device, query: AttentionQuery, par
         block_size=query.block_size,
     )
     limits = BatchLimits(max_tokens=requests * new, max_requests=requests)
-    plan = backend.planner(device, spec, query.block_size, limits).plan(view)
+    planner = backend.planner(device, spec, query.block_size, limits)
+    plan = [planner.plan(view) for _ in range(steps)][-1]
     config = AttentionLayerConfig(
         layer=0,
         num_heads=query.num_heads,
