@@ -22,6 +22,7 @@ class TritonLinear:
     """Products with norm, activation and residual stream fused: into one kernel for few rows, around cuBLAS for many."""
 
     name: ClassVar[str] = "triton"
+    stream = staticmethod(stream)
 
     def reject(
         self, scheme: LinearScheme, out_features: int, in_features: int, dtype: str, info: DeviceInfo
@@ -39,7 +40,7 @@ class TritonLinear:
     def apply(self, x: torch.Tensor, packed: Mapping[str, torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
         weight = packed["weight"]
         if len(x) <= STREAMED_ROWS[x.dtype] and takes(x, weight):
-            return stream(x, weight, bias=bias)
+            return self.stream(x, weight, bias=bias)
         return F.linear(x, weight, bias)
 
     def fuses(self, fusion: Fusion, scheme: LinearScheme, bias: bool) -> bool:
@@ -56,7 +57,7 @@ class TritonLinear:
     ) -> torch.Tensor:
         weight, norm = packed["weight"], fusion.norm
         if len(x) <= STREAMED_ROWS[x.dtype] and takes(x, weight):
-            return stream(
+            return self.stream(
                 x,
                 weight,
                 norm=norm,

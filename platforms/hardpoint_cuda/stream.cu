@@ -1,0 +1,259 @@
+// Products of up to 32 rows at the memory's rate:
+//   out = residual + activation(x_scale * weight_scale * (norm(x) @ weight.T) + bias)
+//
+// A block has 16 rows of the weight (8 pairs of gate and up if gated); its warps share the columns. Weights go from memory
+// straight to the registers that the matrix units read: the product does not care about the order of columns, so each
+// thread takes 16 neighbouring bytes of a row, and x is read with the same order. A ring of DEPTH pieces is always on its
+// way, the first of it before the wait for the kernel that makes x. Sums of warps are added in their order.
+//
+// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, SPREAD, FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh,
+// 3 gelu), NORM (0 none, 1 weight in x's type, 2 weight in float32), BIAS, RESIDUAL, SCALED, X_SCALED.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+#define GROUPS (ROWS / 8)
+#define FEATURES (KIND ? 8 : 16)
+
+__device__ __forceinline__ uint4 load_weight(const char* at) {
+  uint4 r;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(at));
+  return r;
+}
+
+__device__ __forceinline__ uint4 load(const char* at) {
+  uint4 r;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(at));
+  return r;
+}
+
+__device__ __forceinline__ void multiply(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+#if FP8
+  asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+#elif HALF
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+#endif
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+__device__ __forceinline__ float widen(u16 value) {
+#if HALF
+  float r;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(value));
+  return r;
+#else
+  return __uint_as_float((u32)value << 16);
+#endif
+}
+
+__device__ __forceinline__ u16 narrow(float value) {
+  u16 r;
+#if HALF
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(value));
+#else
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(value));
+#endif
+  return r;
+}
+
+// Two columns of x times the norm's weight; bfloat16 only. The squares of x are added up.
+__device__ __forceinline__ u32 weigh(u32 x, float w0, float w1, float& squares) {
+  float v0 = low(x), v1 = high(x);
+  squares = fmaf(v0, v0, fmaf(v1, v1, squares));
+  u32 r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(v1 * w1), "f"(v0 * w0));
+  return r;
+}
+
+__device__ __forceinline__ float gated(float gate, float up) {
+#if KIND == 1
+  return gate / (1.0f + __expf(-gate)) * up;
+#elif KIND == 2
+  float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
+  return gate * (1.0f - 1.0f / (__expf(2.0f * inner) + 1.0f)) * up;
+#else
+  return 0.5f * gate * (1.0f + erff(gate * 0.7071067811865476f)) * up;
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT / WARPS)
+stream(const char* x, const char* weight, u16* out, const char* norm_weight, const u16* bias, const u16* residual,
+       const float* weight_scale, const float* x_scale, int rows, long long x_stride, int n_out, int row_bytes, float eps,
+       float offset, float per_column) {
+  __shared__ float sums[WARPS][16][ROWS + 1];
+#if NORM
+  __shared__ float all_squares[WARPS][ROWS];
+#endif
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
+#if KIND
+  const int first_row = min((int)blockIdx.x * 8 + group, n_out - 1), second_row = n_out + first_row;
+#else
+  const int first_row = min((int)blockIdx.x * 16 + group, n_out - 1);
+  const int second_row = min((int)blockIdx.x * 16 + group + 8, n_out - 1);
+#endif
+  // A step is 64 bytes of each row. All lanes of a warp take the same branches.
+#if SPREAD
+  // Warps take turns: together they walk along the rows.
+  const int begin = warp;
+  int left = (row_bytes / 64 - warp + WARPS - 1) / WARPS;
+#define AHEAD(i) ((i) * 64 * WARPS)
+#else
+  const int steps = row_bytes / 64, share = (steps + WARPS - 1) / WARPS;
+  const int begin = min(warp * share, steps);
+  int left = min(share, steps - begin);
+#define AHEAD(i) ((i) * 64)
+#endif
+  const char* first_at = weight + (size_t)first_row * row_bytes + begin * 64 + part * 16;
+  const char* second_at = weight + (size_t)second_row * row_bytes + begin * 64 + part * 16;
+  uint4 first[DEPTH], second[DEPTH];
+#pragma unroll
+  for (int i = 0; i < DEPTH; i++) {
+    if (left > i) {
+      first[i] = load_weight(first_at + AHEAD(i));
+      second[i] = load_weight(second_at + AHEAD(i));
+    }
+  }
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+
+  float total[GROUPS][4];
+  const char* x_at[GROUPS];
+  uint4 next[GROUPS];
+#if NORM
+  float squares[GROUPS];
+  const char* norm_at = norm_weight + (size_t)begin * 64 * NORM + part * 16 * NORM;
+  uint4 factors[NORM];
+#endif
+#pragma unroll
+  for (int i = 0; i < GROUPS; i++) {
+    total[i][0] = total[i][1] = total[i][2] = total[i][3] = 0.0f;
+    // Rows past the last repeat it: nobody reads their results.
+    x_at[i] = x + (size_t)min(i * 8 + group, rows - 1) * x_stride + begin * 64 + part * 16;
+    if (left > 0) next[i] = load(x_at[i]);
+#if NORM
+    squares[i] = 0.0f;
+#endif
+  }
+#if NORM
+  if (left > 0) {
+#pragma unroll
+    for (int i = 0; i < NORM; i++) factors[i] = load(norm_at + i * 16);
+  }
+#endif
+
+  for (; left > 0; left -= DEPTH) {
+#pragma unroll
+    for (int i = 0; i < DEPTH; i++) {
+      if (left <= i) break;
+      uint4 values[GROUPS];
+#pragma unroll
+      for (int j = 0; j < GROUPS; j++) {
+        values[j] = next[j];
+        if (left > i + 1) next[j] = load(x_at[j] + AHEAD(i + 1));
+      }
+#if NORM
+      float f[8];
+#if NORM == 1
+      f[0] = low(factors[0].x), f[1] = high(factors[0].x), f[2] = low(factors[0].y), f[3] = high(factors[0].y);
+      f[4] = low(factors[0].z), f[5] = high(factors[0].z), f[6] = low(factors[0].w), f[7] = high(factors[0].w);
+#else
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        f[4 * j] = __uint_as_float(factors[j].x), f[4 * j + 1] = __uint_as_float(factors[j].y);
+        f[4 * j + 2] = __uint_as_float(factors[j].z), f[4 * j + 3] = __uint_as_float(factors[j].w);
+      }
+#endif
+      if (left > i + 1) {
+#pragma unroll
+        for (int j = 0; j < NORM; j++) factors[j] = load(norm_at + AHEAD(i + 1) * NORM + j * 16);
+      }
+#pragma unroll
+      for (int j = 0; j < 8; j++) f[j] += offset;
+#pragma unroll
+      for (int j = 0; j < GROUPS; j++) {
+        values[j].x = weigh(values[j].x, f[0], f[1], squares[j]);
+        values[j].y = weigh(values[j].y, f[2], f[3], squares[j]);
+        values[j].z = weigh(values[j].z, f[4], f[5], squares[j]);
+        values[j].w = weigh(values[j].w, f[6], f[7], squares[j]);
+      }
+#endif
+#pragma unroll
+      for (int j = 0; j < GROUPS; j++) {
+        multiply(total[j], first[i].x, second[i].x, first[i].y, second[i].y, values[j].x, values[j].y);
+        multiply(total[j], first[i].z, second[i].z, first[i].w, second[i].w, values[j].z, values[j].w);
+      }
+      if (left > DEPTH + i) {
+        first[i] = load_weight(first_at + AHEAD(DEPTH + i));
+        second[i] = load_weight(second_at + AHEAD(DEPTH + i));
+      }
+    }
+    first_at += AHEAD(DEPTH);
+    second_at += AHEAD(DEPTH);
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++) x_at[j] += AHEAD(DEPTH);
+#if NORM
+    norm_at += AHEAD(DEPTH) * NORM;
+#endif
+  }
+
+#pragma unroll
+  for (int i = 0; i < GROUPS; i++) {
+    const int column = i * 8 + part * 2;
+    sums[warp][group][column] = total[i][0], sums[warp][group][column + 1] = total[i][1];
+    sums[warp][group + 8][column] = total[i][2], sums[warp][group + 8][column + 1] = total[i][3];
+#if NORM
+    float s = squares[i];
+    s += __shfl_xor_sync(0xffffffffu, s, 1);
+    s += __shfl_xor_sync(0xffffffffu, s, 2);
+    if (part == 0) all_squares[warp][i * 8 + group] = s;
+#endif
+  }
+  __syncthreads();
+  for (int cell = threadIdx.x; cell < FEATURES * rows; cell += WARPS * 32) {
+    const int feature = cell % FEATURES, row = cell / FEATURES, n = blockIdx.x * FEATURES + feature;
+    if (n >= n_out) continue;
+    float y = 0.0f, factor = 1.0f;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) y += sums[i][feature][row];
+#if KIND
+    float up = 0.0f;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) up += sums[i][feature + 8][row];
+#endif
+#if NORM
+    float s = 0.0f;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) s += all_squares[i][row];
+    factor = rsqrtf(s * per_column + eps);
+#endif
+#if X_SCALED
+    factor *= x_scale[row];
+#endif
+    y *= factor;
+#if SCALED
+    y *= weight_scale[n];
+#endif
+#if BIAS
+    y += widen(bias[n]);
+#endif
+#if KIND
+    up *= factor;
+#if SCALED
+    up *= weight_scale[n_out + n];
+#endif
+#if BIAS
+    up += widen(bias[n_out + n]);
+#endif
+    y = gated(y, up);
+#endif
+#if RESIDUAL
+    y += widen(residual[(size_t)row * n_out + n]);
+#endif
+    out[(size_t)row * n_out + n] = narrow(y);
+  }
+}
