@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
-from hardpoint.contract.quant import DENSE
+from hardpoint.contract.quant import DENSE, LinearScheme, OnlineFormat
 from hardpoint.layers.linear import Linear
 from hardpoint.layers.parameters import Parameter, Piece
 
@@ -20,7 +21,7 @@ ExpertActivation = Literal["silu", "gelu_tanh", "swiglu_oai"]
 
 
 class Experts:
-    """Weights of all experts of one layer on this rank, stacked.
+    """Weights of all experts of one layer on this rank, stacked; as codes and scales where dense weights are quantized.
 
     The caller says where they come from: checkpoints store experts one by one, stacked, transposed or quantized. Every
     way gives pieces for ``gate_up`` [E, 2 * inner, hidden] and ``down`` [E, hidden, inner], ``inner`` being this rank's
@@ -33,7 +34,18 @@ class Experts:
         bias: whether ``gate_up_bias`` and ``down_bias`` exist.
     """
 
-    __slots__ = ("down", "down_bias", "gate_up", "gate_up_bias", "path", "start", "stop")
+    __slots__ = (
+        "_online",
+        "down",
+        "down_bias",
+        "down_scale",
+        "gate_up",
+        "gate_up_bias",
+        "gate_up_scale",
+        "path",
+        "start",
+        "stop",
+    )  # fmt: skip
 
     def __init__(
         self, build: ModelBuild, path: str, num_experts: int, hidden: int, inner: int, *, bias: bool = False
@@ -41,8 +53,12 @@ class Experts:
         self.path = path
         self.start, self.stop = build.share(inner, f"the experts' inner size of {path}")
         mine = self.stop - self.start
-        self.gate_up = build.empty((num_experts, 2 * mine, hidden))
-        self.down = build.empty((num_experts, hidden, mine))
+        self._online = _online(build, path)
+        codes = None if self._online is None else getattr(torch, self._online.dtype)
+        self.gate_up = build.empty((num_experts, 2 * mine, hidden), codes)
+        self.down = build.empty((num_experts, hidden, mine), codes)
+        self.gate_up_scale = build.empty((num_experts, 2 * mine), torch.float32) if codes else None
+        self.down_scale = build.empty((num_experts, hidden), torch.float32) if codes else None
         self.gate_up_bias = build.empty((num_experts, 2 * mine)) if bias else None
         self.down_bias = build.empty((num_experts, hidden)) if bias else None
 
@@ -55,8 +71,15 @@ class Experts:
         down_bias: tuple[tuple[Piece, ...], ...] = (),
     ) -> None:
         """State the ways to fill the tensors; see :class:`~hardpoint.layers.parameters.Parameter`."""
-        build.parameters.append(Parameter(f"{self.path}.gate_up_proj", self.gate_up, gate_up))
-        build.parameters.append(Parameter(f"{self.path}.down_proj", self.down, down))
+        for name, tensor, scale, ways in (
+            ("gate_up_proj", self.gate_up, self.gate_up_scale, gate_up),
+            ("down_proj", self.down, self.down_scale, down),
+        ):
+            if self._online is None or scale is None:
+                build.parameters.append(Parameter(f"{self.path}.{name}", tensor, ways))
+                continue
+            quantized = tuple(tuple(self._online.piece(piece, scale) for piece in way) for way in ways)
+            build.parameters.append(Parameter(f"{self.path}.{name}", tensor, quantized, source_dtype=build.dtype))
         if self.gate_up_bias is not None and self.down_bias is not None:
             name = f"{self.path}.gate_up_proj_bias"
             build.parameters.append(Parameter(name, self.gate_up_bias, gate_up_bias, fill="zeros"))
@@ -67,6 +90,40 @@ class Experts:
             else:
                 self.down_bias.zero_()
                 build.elsewhere.update(s.name for way in down_bias for piece in way for s in piece.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class _Online:
+    """How stacked experts are quantized while they load: ``dtype`` of the codes by torch's name, a scale for each row."""
+
+    form: OnlineFormat
+    scheme: LinearScheme
+    dtype: str
+
+    def piece(self, plain: Piece, scale: torch.Tensor) -> Piece:
+        """Return the piece that fills a part of the codes, made of whole rows, and the rows' part of ``scale``."""
+        target, (size, *_) = plain.target, reversed(plain.target.shape)
+        rows = [stride // size for stride in target.stride()[:-1]]
+        scales = scale.as_strided(target.shape[:-1], rows, target.storage_offset() // size)
+
+        def quantize(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            dense = parts[0] if plain.convert is None else plain.convert(*parts)
+            made = self.form.quantize(self.scheme, cast("torch.Tensor", dense))
+            return made["weight"], made["weight_scale"]
+
+        return Piece(target, plain.sources, quantize, (scales,))
+
+
+def _online(build: ModelBuild, path: str) -> _Online | None:
+    """Return how experts are quantized while they load, or ``None`` where they stay as the checkpoint has them."""
+    if not isinstance(build.quant, OnlineFormat):
+        return None
+    scheme = build.quant.scheme(path)
+    specs = build.quant.tensors(scheme, 1, 1) if scheme != DENSE else {}
+    # The op knows codes with one scale a row.
+    if scheme.weight != "fp8_e4m3" or scheme.group != 0 or set(specs) != {"weight", "weight_scale"}:
+        return None
+    return _Online(build.quant, scheme, specs["weight"].dtype)
 
 
 class MoE:
@@ -152,6 +209,8 @@ class MoE:
             round_weights=self._dtype is not None,
             gate_up_bias=experts.gate_up_bias,
             down_bias=experts.down_bias,
+            gate_up_scale=experts.gate_up_scale,
+            down_scale=experts.down_scale,
             residual=residual,
             **self.limits,
         )
@@ -170,6 +229,8 @@ class MoE:
             self.activation,
             gate_up_bias=experts.gate_up_bias,
             down_bias=experts.down_bias,
+            gate_up_scale=experts.gate_up_scale,
+            down_scale=experts.down_scale,
             residual=residual if self.shared is None else self.shared(x),
             **self.limits,
         )
