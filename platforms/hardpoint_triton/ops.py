@@ -13,6 +13,7 @@ from hardpoint_triton import (
     rope_kernels,
     sampling_best_kernels,
     sampling_draw_kernels,
+    sampling_logprob_kernels,
     sampling_step_kernels,
     sampling_top_k_kernels,
 )
@@ -24,6 +25,9 @@ OPS: Final[Mapping[str, Callable[..., Any]]] = {
     "qk_norm_rope": rope_kernels.qk_norm_rope,
     "best_token": sampling_best_kernels.best_token,
     "decode_inputs": sampling_step_kernels.decode_inputs,
+    "apply_penalties": sampling_logprob_kernels.apply_penalties,
+    "top_logprobs": sampling_logprob_kernels.top_logprobs,
+    "gather_logprobs": sampling_logprob_kernels.gather_logprobs,
     "top_k_tokens": sampling_top_k_kernels.top_k_tokens,
     "sample_top_k": sampling_top_k_kernels.sample_top_k,
     "sample_full": sampling_draw_kernels.sample_full,

@@ -14,7 +14,7 @@ from hardpoint.contract.step import Int32s, RowStart, TokenLogprobs
 from hardpoint.ops.ranking import CHUNK
 from hardpoint.runner.sampling.bad_words import BadWords, WordGroup
 from hardpoint.runner.sampling.draws import Draws
-from hardpoint.runner.sampling.kinds import SamplingKind, choose, fill, kind_of
+from hardpoint.runner.sampling.kinds import GREEDY, SamplingKind, choose, fill, kind_of
 from hardpoint.runner.sampling.logprobs import LogprobGroup, LogprobsCopy, logprob_groups, prompt_logprobs, split
 from hardpoint.runner.sampling.masks import Masks, StopMask, masks
 from hardpoint.runner.sampling.penalties import Penalties, PenaltyGroup
@@ -112,7 +112,11 @@ class Sampler:
             rows: int32[n], started rows, each once.
             num_tokens: int32[n], the sequences' lengths before the new token.
         """
-        logits = logits.float().contiguous()
+        kind = self.kind(rows)
+        if kind == GREEDY:
+            return Sampled(*self._ops.best_token(logits))
+        if kind is None:
+            logits = logits.float().contiguous()
         batch = self._prepared(rows)
         raw = [logits.index_select(0, group.index) for group in batch.logprobs]
         self._process(logits, batch, num_tokens)
