@@ -122,7 +122,8 @@ class CudaDevice:
         try:
             torch.cuda.synchronize(self._device)
         except RuntimeError as error:
-            return str(error)
+            # What follows the first line is advice on debugging PyTorch.
+            return str(error).partition("\n")[0]
         return None
 
     def suspend(self, level: int) -> None:

@@ -24,6 +24,7 @@ class GraphPreparer:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         # One stream for all captures, so that libraries keep one workspace for it.
         self._stream = torch.cuda.Stream(device)
@@ -36,28 +37,31 @@ class GraphPreparer:
         return [_decodes(size) for size in (*wanted, limits.max_requests)]
 
     def first(self, limits: BatchLimits) -> Sequence[BatchShape]:
-        """Return the largest, which serves every number of rows until better ones are there, and one row."""
-        return [_decodes(size) for size in dict.fromkeys((limits.max_requests, 1))]
+        """Return the largest, which serves every number of rows until better ones are there, then powers of two."""
+        powers = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if size < limits.max_requests]
+        return [_decodes(size) for size in (limits.max_requests, *powers)]
 
     def prepare(self, step: Callable[[], T], shape: BatchShape) -> Callable[[], T]:
-        """Capture ``step`` after one run of it, which compiles kernels and gives libraries their workspaces.
+        """Capture ``step``.
+
+        The first one runs once before, which gives libraries their workspaces and compiles most kernels. Later captures do
+        without: what they still have to compile or load is no work on the device, so a capture bears it. Where it does not
+        (a kernel that is tuned when it is first launched), the step runs once after all.
 
         Raises:
             torch.cuda.OutOfMemoryError: when memory does not suffice; nothing is left of the attempt.
         """
-        graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            step()
-            # torch.cuda.graph() would also wait for the device, collect garbage and give all cached memory back.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            if not self._graphs:
+                step()
             try:
-                result = step()
-            except BaseException:
-                with contextlib.suppress(RuntimeError):
-                    graph.capture_end()
+                graph, result = self._capture(step)
+            except torch.cuda.OutOfMemoryError:
                 raise
-            graph.capture_end()
+            except RuntimeError:
+                step()
+                graph, result = self._capture(step)
         torch.cuda.current_stream().wait_stream(self._stream)
         self._graphs.append(graph)
         if isinstance(result, torch.Tensor):
@@ -68,6 +72,27 @@ class GraphPreparer:
             return result
 
         return replay
+
+    def _capture(self, step: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+        graph = torch.cuda.CUDAGraph()
+        # torch.cuda.graph() would also wait for the device, collect garbage and give all cached memory back.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            result = step()
+        except BaseException:
+            self._abandon(graph)
+            raise
+        graph.capture_end()
+        return graph, result
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture in which something failed."""
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            # An invalid capture ends with an error before the allocator hears of it, which would go on waiting for it.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self._device.index or 0, self._pool)  # type: ignore[attr-defined]
 
     def reset(self) -> None:
         """Drop all graphs and their pool."""

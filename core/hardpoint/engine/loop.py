@@ -180,7 +180,8 @@ class EngineLoop:
 
 
 def _said(what: str, error: Exception) -> str:
-    return f"{what} with {type(error).__name__}: {error}"
+    """Return one line; the log has all of it."""
+    return f"{what} with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _empty() -> EngineOutputs:

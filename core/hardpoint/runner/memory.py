@@ -46,11 +46,17 @@ class MemoryReport:
         self._plans[what] = count
 
     @contextmanager
-    def measured(self, what: str) -> Iterator[None]:
-        """Add what the block takes to an item, where the device counts what its allocator holds."""
-        before = self._held()
+    def measured(self, what: str, *, tensors: bool = True) -> Iterator[None]:
+        """Add what the block takes to an item, where the device tells what its allocator holds.
+
+        Args:
+            what: the item.
+            tensors: whether its tensors count, or what the allocator holds for it whether tensors live there or not.
+        """
+        count = self._used if tensors else self._held
+        before = count()
         yield
-        after = self._held()
+        after = count()
         if before is not None and after is not None:
             self._items[what] = self._items.get(what, 0) + max(0, after - before)
 
@@ -67,6 +73,10 @@ class MemoryReport:
         if memory.free is not None:
             lines.append(("free", memory.free))
         return lines
+
+    def _used(self) -> int | None:
+        memory = self._device.memory()
+        return None if memory.cached is None else memory.used
 
     def _held(self) -> int | None:
         memory = self._device.memory()

@@ -26,7 +26,9 @@ class TorchProfiler:
         # Steps may run on another thread than the one that asked for the profile.
         everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
         activities = torch.profiler.supported_activities()  # type: ignore[no-untyped-call]
-        self._profile: Any = torch.profiler.profile(activities=activities, experimental_config=everywhere)
+        self._profile: Any = torch.profiler.profile(
+            activities=activities, experimental_config=everywhere, acc_events=True
+        )
 
     def start(self) -> None:
         """Begin to record."""

@@ -27,6 +27,7 @@ from hardpoint.runner.decodes import PreparedDecodes
 from hardpoint.runner.inputs import prepare
 from hardpoint.runner.kv_pool import KVPool
 from hardpoint.runner.memory import MemoryReport, activation_bytes
+from hardpoint.runner.padding import Padding
 from hardpoint.runner.profiling import profiler_of
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
 from hardpoint.runner.sampling import Sampler
@@ -72,6 +73,8 @@ class TorchRunner:
         self._profiler: Profiler | None = None
         self._spans = Spans("runner")
         self._first_turn: torch.Tensor
+        self._padding: Padding
+        self._logits: Callable[[torch.Tensor], torch.Tensor]
         self._prompt_logprobs: PromptLogprobs
         self._memory = MemoryReport(device)
 
@@ -150,11 +153,11 @@ class TorchRunner:
         self._pool = KVPool(kv, tuple(layouts), self._device)
         self._memory.set("KV cache", self._pool.bytes)
         with self._memory.measured("batch, sampling, attention's buffers"):
-            self._make_batch(kv)
-        with self._memory.measured("prepared steps"):
+            self._make_batch(kv, layouts)
+        with self._memory.measured("prepared steps", tensors=False):
             self._prepare_steps(kv.block_size)
 
-    def _make_batch(self, kv: KVPlan) -> None:
+    def _make_batch(self, kv: KVPlan, layouts: list[KVLayout]) -> None:
         planners = []
         for index, group in enumerate(kv.groups):
             for layer in group.layers:
@@ -171,7 +174,7 @@ class TorchRunner:
         self._batch = PersistentBatch(
             max_rows=limits.max_requests,
             max_blocks=-(-(length + limits.lookahead) // kv.block_size) + 1,
-            num_groups=len(kv.groups),
+            slot_dtypes=[layouts[group.layers[0]].slot_dtype if group.layers else "int64" for group in kv.groups],
             device=self._device,
         )
         self._sampler = Sampler(limits.max_requests, self._shape.vocab_size, self._device, self._ops)
@@ -179,7 +182,9 @@ class TorchRunner:
             self._device, self._run, self._batch.tables, block_size=kv.block_size, max_tokens=limits.max_tokens
         )
         self._first_turn = torch.zeros(1, dtype=torch.int32, device=self._device.torch_device)
-        self._prompt_logprobs = PromptLogprobs(self._sampler, self._loaded.model.logits)
+        self._padding = Padding(limits, self._device.caps.static_shapes)
+        self._logits = self._padding.logits(self._loaded.model.logits)
+        self._prompt_logprobs = PromptLogprobs(self._sampler, self._logits)
 
     def _prepare_steps(self, block_size: int) -> None:
         waits = self._shape.num_experts > 0 and self._ops.host_reads("moe")
@@ -218,7 +223,7 @@ class TorchRunner:
             if prepared is not None:
                 return prepared
         with self._spans("prepare"):
-            inputs = prepare(plan, self._batch, self._pool.plan.block_size)
+            inputs = prepare(plan, self._batch, self._pool.plan.block_size, self._padding.tokens(plan))
             context = StepContext(
                 plans=[planner.plan(view) for planner, view in zip(self._planners, inputs.views, strict=True)],
                 slots=[view.slots for view in inputs.views],
@@ -229,7 +234,7 @@ class TorchRunner:
             prompts = self._prompt_logprobs.of(plan, self._batch, hidden)
             if not len(inputs.sample_at):
                 return PendingStep(plan, inputs.sample_at, None, dict, prompts)
-            logits = self._loaded.model.logits(hidden.index_select(0, inputs.sample_index))
+            logits = self._logits(hidden.index_select(0, inputs.sample_index))
             return self._sample(plan, logits, inputs.sample_at, prompts)
 
     def _decode(self, decodes: PreparedDecodes, plan: StepPlan) -> PendingStep | None:
@@ -247,7 +252,7 @@ class TorchRunner:
         """Prepare one more step, if steps are prepared."""
         if self._decodes is None:
             return False
-        with self._memory.measured("prepared steps"):
+        with self._memory.measured("prepared steps", tensors=False):
             return self._decodes.idle()
 
     @torch.inference_mode()

@@ -102,26 +102,59 @@ def preparer(monkeypatch: pytest.MonkeyPatch) -> GraphPreparer:
 ONE = BatchShape(tokens=1, requests=1, decode=True)
 
 
-def test_a_step_runs_once_before_it_is_captured(preparer: GraphPreparer) -> None:
+def test_the_first_step_runs_once_before_it_is_captured(preparer: GraphPreparer) -> None:
     runs: list[int] = []
     replay = preparer.prepare(lambda: runs.append(1) or "result", ONE)
     assert len(runs) == 2
     assert [replay(), replay()] == ["result"] * 2
     assert Graph.made[0].log == ["thread_local", "end", "replay", "replay"]
+    preparer.prepare(lambda: runs.append(1), ONE)
+    assert len(runs) == 3
     preparer.reset()
-    assert Graph.made[0].log[-1] == "reset"
+    assert [graph.log[-1] for graph in Graph.made] == ["reset"] * 2
 
 
-def test_a_capture_that_fails_is_ended_and_leaves_nothing(preparer: GraphPreparer) -> None:
-    runs: list[int] = []
-
-    def step() -> None:
+def fails(runs: list[int], at: int, error: Exception) -> Any:
+    def step() -> str:
         runs.append(1)
-        if len(runs) == 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if len(runs) == at:
+            raise error
+        return "result"
 
+    return step
+
+
+def test_a_step_that_cannot_be_captured_at_once_runs_first(preparer: GraphPreparer) -> None:
+    preparer.prepare(lambda: None, ONE)
+    runs: list[int] = []
+    replay = preparer.prepare(fails(runs, 1, RuntimeError("operation not permitted when stream is capturing")), ONE)
+    assert len(runs) == 3
+    assert replay() == "result"
+    assert [graph.log for graph in Graph.made[1:]] == [["thread_local", "end"], ["thread_local", "end", "replay"]]
+
+
+def test_the_allocator_hears_of_the_end_of_an_invalid_capture(
+    preparer: GraphPreparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[tuple[int, tuple[int, int]]] = []
+
+    def invalid(self: Graph) -> None:
+        if len(Graph.made) == 2:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda at, pool: ended.append((at, pool)), raising=False)
+    monkeypatch.setattr(Graph, "capture_end", invalid)
+    preparer.prepare(lambda: None, ONE)
+    runs: list[int] = []
+    preparer.prepare(fails(runs, 1, RuntimeError("operation not permitted when stream is capturing")), ONE)
+    assert ended == [(0, (0, 1))]
+    assert len(runs) == 3
+
+
+def test_a_capture_without_memory_is_ended_and_leaves_nothing(preparer: GraphPreparer) -> None:
+    runs: list[int] = []
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        preparer.prepare(step, ONE)
+        preparer.prepare(fails(runs, 2, torch.cuda.OutOfMemoryError("CUDA out of memory")), ONE)
     assert Graph.made[0].log == ["thread_local", "end"]
     preparer.reset()
     assert Graph.made[0].log == ["thread_local", "end"]
@@ -138,4 +171,6 @@ def test_the_largest_size_comes_first_and_all_rows_fit(preparer: GraphPreparer, 
         "a step would be padded to more than twice"
     )
     first = [shape.requests for shape in preparer.first(limits)]
-    assert first == ([most, 1] if most > 1 else [1])
+    assert first[0] == most
+    assert set(first) <= set(sizes)
+    assert first[1:] == [2**n for n in range(10) if 2**n < most]
