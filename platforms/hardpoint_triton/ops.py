@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 
 from hardpoint_triton import (
     activation_kernels,
+    embed_kernels,
     moe,
     moe_routing_kernels,
     norm_kernels,
@@ -19,6 +20,7 @@ from hardpoint_triton import (
 )
 
 OPS: Final[Mapping[str, Callable[..., Any]]] = {
+    "embed": embed_kernels.embed,
     "rms_norm": norm_kernels.rms_norm,
     "silu_mul": activation_kernels.silu_mul,
     "gelu_mul": activation_kernels.gelu_mul,

@@ -1,4 +1,4 @@
-"""Triton's sampling kernels in its interpreter. What it takes long to interpret gets few rows; the GPU runs all inputs."""
+"""Triton's kernels at both ends of a step in its interpreter. What it takes long to interpret gets few rows; the GPU runs all inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if not triton.knobs.runtime.interpret:
     pytest.skip("Triton compiles in this run", allow_module_level=True)
 
 CPU = torch.device("cpu")
-WHOLE = ("best_token", "decode_inputs", "keep_tokens", "gather_logprobs", "apply_penalties")
+WHOLE = ("embed", "best_token", "decode_inputs", "keep_tokens", "gather_logprobs", "apply_penalties")
 
 
 def bodies():
