@@ -38,3 +38,12 @@ SCALED_MM_BLOCK = Descriptor(
     requires=("triton",),
     remedy="pip install hardpoint[cuda]",
 )
+LINEAR = Descriptor(
+    kind="linear_kernels",
+    name="cuda",
+    contract=(1, 0),
+    implementation="hardpoint_cuda.linear:CudaLinear",
+    summary="dense layers, fused: few rows in CUDA C++ at the memory's rate, many by cuBLAS",
+    requires=("triton", "cupy"),
+    remedy="pip install hardpoint[cuda]",
+)
