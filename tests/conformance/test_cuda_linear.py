@@ -10,8 +10,8 @@ from hardpoint_cuda.platform import CudaPlatform
 
 pytest.importorskip("triton")
 
-from hardpoint_cuda.linear import CudaLinear  # noqa: E402
-from hardpoint_triton.linear import TritonLinear  # noqa: E402
+from hardpoint_cuda.linear import CudaLinear
+from hardpoint_triton.linear import TritonLinear
 
 pytestmark = pytest.mark.gpu
 CASES = list(linear_cases())
