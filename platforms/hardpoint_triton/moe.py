@@ -8,10 +8,10 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
-from hardpoint_triton.moe_expert_kernels import Experts, Router
+from hardpoint_triton.moe_expert_kernels import Experts
 from hardpoint_triton.moe_grouped_kernels import Tile, Tiles, group_experts
 from hardpoint_triton.moe_routing_kernels import route
-from hardpoint_triton.moe_stream_kernels import norm_and_score, stream_experts, stream_layer
+from hardpoint_triton.moe_stream_kernels import norm_and_score, stream_experts
 from hardpoint_triton.norm_kernels import rms_norm
 
 #: Pairs of token and expert up to which the experts' rows stream through vector products.
@@ -68,14 +68,11 @@ def routed_moe(
     gate_up_scale: torch.Tensor | None = None,
     down_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See ``hardpoint.ops.moe.routed_moe``. Three launches for few tokens."""
+    """See ``hardpoint.ops.moe.routed_moe``."""
     experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, 0, gate_up_scale, down_scale)
     x, (tokens, hidden) = _rows(x), x.shape
-    chooser = Router(router, router_bias, norm_weight, eps, offset, k, score, renormalize, round_weights)
-    if 0 < tokens * k <= STREAMED_PAIRS and hidden <= ROUTED_HIDDEN:
-        return stream_layer(x, chooser, experts, None if residual is None else _rows(residual))
     if 0 < tokens <= ROUTED_TOKENS and hidden <= ROUTED_HIDDEN:
-        normed, logits = norm_and_score(x, chooser)
+        normed, logits = norm_and_score(x, router, router_bias, norm_weight, eps, offset)
     else:
         normed = x if norm_weight is None else rms_norm(x, norm_weight, eps, offset)
         logits = F.linear(normed, router, router_bias)

@@ -13,21 +13,6 @@ ACTIVATIONS: Final = {"silu": 0, "gelu_tanh": 1, "swiglu_oai": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Router:
-    """How experts are chosen: see ``hardpoint.ops.moe.routed_moe``."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    norm_weight: torch.Tensor | None
-    eps: float
-    offset: float
-    k: int
-    score: str
-    renormalize: bool
-    round_weights: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Experts:
     """What the chosen experts compute: see ``hardpoint.ops.moe.moe``."""
 

@@ -63,7 +63,7 @@ def _multiply(a, b, total):
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _gate_up(x, x_scale, weight, scale, bias, out, order, tile_expert, tile_start, tile_stop, tiles, x_stride, alpha, limit,
              K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
              BIAS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
@@ -113,7 +113,7 @@ def _gate_up(x, x_scale, weight, scale, bias, out, order, tile_expert, tile_star
     tl.store(out + place.to(tl.int64)[:, None] * INNER + row[None, :], result, mask=live[:, None] & fits[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _down(inner, inner_scale, weight, scale, bias, out, order, tile_expert, tile_start, tile_stop, tiles, HIDDEN: tl.constexpr,
           INNER: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
           GROUP: tl.constexpr, PDL: tl.constexpr):  # fmt: skip

@@ -18,44 +18,59 @@ from hardpoint_triton import dependent
 FEW_PAIRS: Final = 8192
 #: Pairs that one program sorts where they are more.
 CHUNK: Final = 256
-#: Below every preference.
-LEAST: tl.constexpr = tl.constexpr(-(2**63))
 SCORES: Final = {"softmax": 0, "softmax_of_chosen": 1, "sigmoid": 2}
 
 
 @triton.jit
-def preference(value, lane):
-    """Return int64 keys that order experts by float32 value, and equal values by ascending ``lane``: all are distinct."""
-    bits = value.to(tl.int32, bitcast=True)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(tl.int64) << 32) | (0xFFFF - lane)
+def _preference(value, lane):
+    """Return keys that order experts by logit, and equal logits by ascending ``lane``: no two are equal.
+
+    Logits of 16 bits make int32 keys, of which a warp finds the largest in one instruction; float32 ones make int64 keys.
+    """
+    if value.dtype.primitive_bitwidth == 16:
+        bits = value.to(tl.int16, bitcast=True).to(tl.int32)
+        key = ((bits ^ ((bits >> 15) & 0x7FFF)) << 16) | (0xFFFF - lane)
+    else:
+        bits = value.to(tl.int32, bitcast=True)
+        key = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32) | (0xFFFF - lane)
+    return key
 
 
 @triton.jit
-def preferred(key):
-    """Return the value and the lane of a :func:`preference`."""
-    ordered = (key >> 32).to(tl.int32)
-    value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+def _preferred(key, KIND: tl.constexpr):
+    """Return the logit, in float32, and the lane of a preference between logits of type ``KIND``."""
+    if KIND.primitive_bitwidth == 16:
+        ordered = key >> 16
+        value = (ordered ^ ((ordered >> 15) & 0x7FFF)).to(tl.int16).to(KIND, bitcast=True).to(tl.float32)
+    else:
+        ordered = (key >> 32).to(tl.int32)
+        value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
     return value, 0xFFFF - (key & 0xFFFF).to(tl.int32)
 
 
-@triton.jit
-def choose(values, lane, EXPERTS: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, SCORE: tl.constexpr,
-           RENORMALIZE: tl.constexpr):  # fmt: skip
-    """Return the experts [rows, K_PAD] and weights of float32 logits [rows, padded experts], best first."""
-    keys = preference(values, lane)
+@triton.jit(do_not_specialize=["tokens"])
+def _choose(logits, weights, ids, tokens, stride, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr,
+            K_PAD: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, ROWS: tl.constexpr,
+            PDL: tl.constexpr):  # fmt: skip
+    dependent.release(PDL)
+    dependent.wait(PDL)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    lane = tl.arange(0, PADDED)[None, :]
+    live = (row < tokens)[:, None] & (lane < EXPERTS)
+    values = tl.load(logits + row[:, None] * stride + lane, mask=live, other=float("-inf"))
+    keys = _preference(values, lane)
     slot = tl.arange(0, K_PAD)[None, :]
-    chosen = tl.full((values.shape[0], K_PAD), float("-inf"), tl.float32)
-    experts = tl.full((values.shape[0], K_PAD), -1, tl.int32)
+    chosen = tl.full((ROWS, K_PAD), float("-inf"), tl.float32)
+    experts = tl.zeros((ROWS, K_PAD), tl.int32)
     for index in tl.static_range(K):
         best = tl.max(keys, 1)
-        value, expert = preferred(best)
+        value, expert = _preferred(best, logits.dtype.element_ty)
         chosen = tl.where(slot == index, value[:, None], chosen)
         experts = tl.where(slot == index, expert[:, None], experts)
-        keys = tl.where(keys == best[:, None], LEAST, keys)
+        keys = tl.where(keys == best[:, None], -(2 ** (keys.dtype.primitive_bitwidth - 1)), keys)
     top = tl.max(chosen, 1)
     if SCORE == 0:
-        total = tl.sum(tl.where(lane < EXPERTS, tl.exp(values - top[:, None]), 0.0), 1)
+        total = tl.sum(tl.where(lane < EXPERTS, tl.exp(values.to(tl.float32) - top[:, None]), 0.0), 1)
         chosen = tl.exp(chosen - top[:, None]) / total[:, None]
     elif SCORE == 1:
         chosen = tl.exp(chosen - top[:, None])
@@ -64,21 +79,6 @@ def choose(values, lane, EXPERTS: tl.constexpr, K: tl.constexpr, K_PAD: tl.const
         chosen = 1.0 / (1.0 + tl.exp(-chosen))
     if RENORMALIZE:
         chosen = chosen / tl.sum(chosen, 1)[:, None]
-    return experts, chosen
-
-
-@triton.jit
-def _choose(logits, weights, ids, tokens, stride, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr,
-            K_PAD: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, ROWS: tl.constexpr,
-            PDL: tl.constexpr):  # fmt: skip
-    dependent.wait(PDL)
-    dependent.release(PDL)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    lane = tl.arange(0, PADDED)[None, :]
-    live = (row < tokens)[:, None] & (lane < EXPERTS)
-    values = tl.load(logits + row[:, None] * stride + lane, mask=live, other=float("-inf")).to(tl.float32)
-    experts, chosen = choose(values, lane, EXPERTS, K, K_PAD, SCORE, RENORMALIZE)
-    slot = tl.arange(0, K_PAD)[None, :]
     at = row[:, None] * K + slot
     there = (row < tokens)[:, None] & (slot < K)
     tl.store(weights + at, chosen.to(weights.dtype.element_ty), mask=there)
@@ -136,7 +136,7 @@ def _list_tiles(tile_expert, tile_start, tile_stop, expert, start, count, tiles,
         tl.store(tile_stop + index, start + count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "tiles"])
 def _sort(ids, order, tile_expert, tile_start, tile_stop, pairs, tiles, first, experts,
           TILE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Find one expert's pairs among all: twice over them, which is cheap while they are few."""
@@ -159,7 +159,7 @@ def _sort(ids, order, tile_expert, tile_start, tile_stop, pairs, tiles, first, e
             place += tl.sum(mine.to(tl.int32), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _count(ids, counts, pairs, first, experts, BINS: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr):
     """Count each expert's pairs in one chunk; bin 0 holds those of experts that live elsewhere."""
     dependent.wait(PDL)
@@ -169,7 +169,7 @@ def _count(ids, counts, pairs, first, experts, BINS: tl.constexpr, CHUNK: tl.con
     tl.store(counts + chunk * BINS + tl.arange(0, BINS), tl.histogram(local + 1, BINS))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "tiles"])
 def _place(counts, before, starts, tile_expert, tile_start, tile_stop, chunks, tiles, experts, TILE: tl.constexpr,
            BINS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Find where one expert's pairs begin, and how many of them each chunk has before it."""
@@ -190,7 +190,7 @@ def _place(counts, before, starts, tile_expert, tile_start, tile_stop, chunks, t
     _list_tiles(tile_expert, tile_start, tile_stop, expert, start, count, tiles, experts, TILE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _scatter(ids, order, before, starts, pairs, first, experts, BINS: tl.constexpr, CHUNK: tl.constexpr,
              PDL: tl.constexpr):  # fmt: skip
     """Write one chunk's pairs to their places."""

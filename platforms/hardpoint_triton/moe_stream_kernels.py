@@ -1,8 +1,4 @@
-"""Experts for few tokens: every chosen expert's rows stream through vector products, without sorting anything.
-
-Three launches make a whole layer. The first norms and multiplies by the router. Programs of the second choose their
-expert from the logits for themselves, which costs less than a launch for it. The third sums over a token's experts.
-"""
+"""Experts for few tokens: every chosen expert's rows stream through vector products, without sorting anything."""
 
 from __future__ import annotations
 
@@ -14,38 +10,23 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
-from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, Router, activate, ascending, gate_up_rows
-from hardpoint_triton.moe_routing_kernels import LEAST, SCORES, choose, preference, preferred
+from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, activate, ascending, gate_up_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One program's share: rows (of all of a token's experts together for ``down``), elements per step, threads / 32.
-
-    ``stages`` are steps in flight.
-    """
+    """One program's share: rows (of all of a token's experts together for ``down``), elements per step, threads / 32."""
 
     rows: int
     block: int
     warps: int
-    stages: int
 
 
-GATE_UP: Final = Stream(rows=4, block=512, warps=4, stages=1)
-DOWN: Final = Stream(rows=32, block=256, warps=4, stages=1)
+GATE_UP: Final = Stream(rows=4, block=512, warps=4)
+DOWN: Final = Stream(rows=64, block=128, warps=4)
+DOWN_OF_ONE: Final = Stream(rows=64, block=256, warps=8)
 #: Rows of the router per program.
 ROUTER_ROWS: Final = 2
-
-
-@triton.jit
-def _choice(logits, slot, EXPERTS: tl.constexpr, PADDED: tl.constexpr):
-    """Return a token's ``slot``th best expert."""
-    lane = tl.arange(0, PADDED)
-    key = preference(tl.load(logits + lane, mask=lane < EXPERTS, other=float("-inf")), lane)
-    for _ in range(slot):
-        key = tl.where(key == tl.max(key, 0), LEAST, key)
-    _value, expert = preferred(tl.max(key, 0))
-    return expert.to(tl.int64)
 
 
 @triton.jit
@@ -76,24 +57,19 @@ def _route(x, norm_weight, router, router_bias, normed, logits, x_stride, eps, o
     result = tl.sum(weight.to(tl.float32) * value.to(tl.float32)[None, :], 1)
     if BIAS:
         result += tl.load(router_bias + row, mask=row < EXPERTS, other=0.0).to(tl.float32)
-    # As the router's product is rounded where it is a layer of its own.
-    tl.store(logits + token * EXPERTS + row, result.to(value.dtype).to(tl.float32), mask=row < EXPERTS)
+    tl.store(logits + token * EXPERTS + row, result.to(value.dtype), mask=row < EXPERTS)
 
 
 @triton.jit
-def _gate_up(x, ids, logits, weight, scale, bias, out, x_stride, first, experts, alpha, limit, ROUTED: tl.constexpr,
-             PADDED: tl.constexpr, K: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr,
-             ACTIVATION: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr,
-             BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    """Make some of one pair's inner values. ``ROUTED`` is the number of logits to choose from, 0 where ids are given."""
+def _gate_up(x, ids, weight, scale, bias, out, x_stride, first, experts, alpha, limit, K: tl.constexpr,
+             HIDDEN: tl.constexpr, INNER: tl.constexpr, ACTIVATION: tl.constexpr, SCALED: tl.constexpr,
+             BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Make some of one pair's inner values."""
     pair = tl.program_id(0)
     # In this order, so that whatever told which experts to run is done before any program of the next kernel starts.
     dependent.wait(PDL)
     dependent.release(PDL)
-    if ROUTED:
-        expert = _choice(logits + pair // K * ROUTED, pair % K, ROUTED, PADDED)
-    else:
-        expert = tl.load(ids + pair).to(tl.int64) - first
+    expert = tl.load(ids + pair).to(tl.int64) - first
     if (expert < 0) | (expert >= experts):
         return
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -104,7 +80,7 @@ def _gate_up(x, ids, logits, weight, scale, bias, out, x_stride, first, experts,
     base = weight + expert * (2 * INNER * HIDDEN)
     gate = tl.zeros((ROWS, BLOCK), tl.float32)
     up = tl.zeros((ROWS, BLOCK), tl.float32)
-    for start in tl.range(0, HIDDEN, BLOCK, num_stages=STAGES):
+    for start in range(0, HIDDEN, BLOCK):
         column = start + at
         inside = column < HIDDEN
         there = live[:, None] & inside[None, :]
@@ -125,11 +101,9 @@ def _gate_up(x, ids, logits, weight, scale, bias, out, x_stride, first, experts,
 
 
 @triton.jit
-def _down(inner, weights, ids, logits, weight, scale, bias, residual, out, residual_stride, first, experts,
-          ROUTED: tl.constexpr, PADDED: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr,
-          ROUND: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr,
-          SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-          PDL: tl.constexpr):  # fmt: skip
+def _down(inner, weights, ids, weight, scale, bias, residual, out, residual_stride, first, experts, K: tl.constexpr,
+          K_PAD: tl.constexpr, HIDDEN: tl.constexpr, INNER: tl.constexpr, SCALED: tl.constexpr, BIAS: tl.constexpr,
+          RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Make some of one token's output: the sum runs over its experts in ascending order.
 
     What says which experts to run may be read before waiting: see :func:`_gate_up`. So may the first weights.
@@ -139,16 +113,8 @@ def _down(inner, weights, ids, logits, weight, scale, bias, residual, out, resid
     slot = tl.arange(0, K_PAD)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     live = row < HIDDEN
-    if ROUTED:
-        lane = tl.arange(0, PADDED)[None, :]
-        values = tl.load(logits + token * ROUTED + lane, mask=lane < ROUTED, other=float("-inf"))
-        found, chosen = choose(values, lane, ROUTED, K, K_PAD, SCORE, RENORMALIZE)
-        expert, share = tl.sum(found, 0).to(tl.int64), tl.sum(chosen, 0)
-        if ROUND:
-            share = share.to(out.dtype.element_ty).to(tl.float32)
-    else:
-        expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
-        share = tl.load(weights + token * K + slot, mask=slot < K, other=0.0).to(tl.float32)
+    expert = tl.load(ids + token * K + slot, mask=slot < K, other=-1).to(tl.int64) - first
+    share = tl.load(weights + token * K + slot, mask=slot < K, other=0.0).to(tl.float32)
     here = (slot < K) & (expert >= 0) & (expert < experts)
     share = tl.where(here, share, 0.0)
     at = tl.arange(0, BLOCK)
@@ -183,69 +149,50 @@ def _down(inner, weights, ids, logits, weight, scale, bias, residual, out, resid
     tl.store(out + token * HIDDEN + row, result.to(out.dtype.element_ty), mask=live)
 
 
-def stream_experts(
-    x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: Experts, residual: torch.Tensor | None
-) -> torch.Tensor:
-    """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
-    return _stream(x, ids.shape[1], weights, ids, experts, residual)
-
-
-def stream_layer(x: torch.Tensor, router: Router, experts: Experts, residual: torch.Tensor | None) -> torch.Tensor:
-    """See ``hardpoint.ops.moe.routed_moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
-    normed, logits = norm_and_score(x, router)
-    return _stream(normed, router.k, logits, logits, experts, residual, router, logits)
-
-
-def norm_and_score(x: torch.Tensor, router: Router) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return normed tokens and their router's logits, float32 but rounded as those of a layer of their own would be."""
-    (tokens, hidden), count = x.shape, router.weight.shape[0]
-    norm = router.norm_weight is not None
-    normed = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device) if norm else x
-    logits = torch.empty((tokens, count), dtype=torch.float32, device=x.device)
+def norm_and_score(
+    x: torch.Tensor,
+    router: torch.Tensor,
+    router_bias: torch.Tensor | None,
+    norm_weight: torch.Tensor | None,
+    eps: float,
+    offset: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return normed tokens and their logits; see ``hardpoint.ops.moe.routed_moe``. ``x`` may have gaps between rows."""
+    (tokens, hidden), count = x.shape, router.shape[0]
+    normed = x if norm_weight is None else torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
+    logits = torch.empty((tokens, count), dtype=x.dtype, device=x.device)
     _route[(tokens, triton.cdiv(count, ROUTER_ROWS))](
-        x, router.norm_weight if norm else x, router.weight, router.weight if router.bias is None else router.bias,
-        normed, logits, x.stride(0), router.eps, router.offset, HIDDEN=hidden, PADDED=triton.next_power_of_2(hidden),
-        EXPERTS=count, NORM=norm,
-        WIDE=router.norm_weight is not None and (bool(router.offset) or router.norm_weight.dtype != x.dtype),
-        BIAS=router.bias is not None, ROWS=ROUTER_ROWS, num_warps=4, **dependent.keywords(x.device),
+        x, x if norm_weight is None else norm_weight, router, router if router_bias is None else router_bias, normed,
+        logits, x.stride(0), eps, offset, HIDDEN=hidden, PADDED=triton.next_power_of_2(hidden), EXPERTS=count,
+        NORM=norm_weight is not None, WIDE=norm_weight is not None and (bool(offset) or norm_weight.dtype != x.dtype),
+        BIAS=router_bias is not None, ROWS=ROUTER_ROWS, num_warps=4, **dependent.keywords(x.device),
     )  # fmt: skip
     return normed, logits
 
 
-def _stream(
-    x: torch.Tensor,
-    k: int,
-    weights: torch.Tensor,
-    ids: torch.Tensor,
-    experts: Experts,
-    residual: torch.Tensor | None,
-    router: Router | None = None,
-    logits: torch.Tensor | None = None,
+def stream_experts(
+    x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: Experts, residual: torch.Tensor | None
 ) -> torch.Tensor:
-    """Run the experts that ``ids`` say, or where there is a ``router`` those that its ``logits`` say."""
-    (tokens, hidden), pdl = x.shape, dependent.keywords(x.device)
+    """See ``hardpoint.ops.moe.moe``; every tensor contiguous but for the rows of ``x`` and ``residual``."""
+    (tokens, hidden), k, pdl = x.shape, ids.shape[1], dependent.keywords(x.device)
     count, inner = experts.gate_up.shape[0], experts.gate_up.shape[1] // 2
     middle = torch.empty((tokens * k, inner), dtype=x.dtype, device=x.device)
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
-    routed = 0 if logits is None else logits.shape[1]
-    logits, padded = weights if logits is None else logits, triton.next_power_of_2(max(1, routed))
-    weight, scale, bias, rows = experts.gate_up, experts.gate_up_scale, experts.gate_up_bias, GATE_UP.rows
-    _gate_up[(tokens * k, triton.cdiv(inner, rows))](
-        x, ids, logits, weight, weight if scale is None else scale, weight if bias is None else bias, middle, x.stride(0),
-        experts.first, count,
-        experts.alpha, experts.limit, ROUTED=routed, PADDED=padded, K=k, HIDDEN=hidden, INNER=inner,
-        ACTIVATION=ACTIVATIONS[experts.activation], SCALED=scale is not None, BIAS=bias is not None, ROWS=rows,
-        BLOCK=min(GATE_UP.block, triton.next_power_of_2(hidden)), STAGES=GATE_UP.stages, num_warps=GATE_UP.warps, **pdl,
+    weight, scale, bias = experts.gate_up, experts.gate_up_scale, experts.gate_up_bias
+    _gate_up[(tokens * k, triton.cdiv(inner, GATE_UP.rows))](
+        x, ids, weight, weight if scale is None else scale, weight if bias is None else bias, middle, x.stride(0),
+        experts.first, count, experts.alpha, experts.limit, K=k, HIDDEN=hidden, INNER=inner,
+        ACTIVATION=ACTIVATIONS[experts.activation], SCALED=scale is not None, BIAS=bias is not None, ROWS=GATE_UP.rows,
+        BLOCK=min(GATE_UP.block, triton.next_power_of_2(hidden)), num_warps=GATE_UP.warps, **pdl,
     )  # fmt: skip
-    k_padded = triton.next_power_of_2(k)
+    k_padded, way = triton.next_power_of_2(k), DOWN_OF_ONE if tokens == 1 else DOWN
     weight, scale, bias = experts.down, experts.down_scale, experts.down_bias
-    rows = max(1, DOWN.rows // k_padded)
+    rows = max(1, way.rows // k_padded)
     _down[(tokens, triton.cdiv(hidden, rows))](
-        middle, weights, ids, logits, weight, weight if scale is None else scale, weight if bias is None else bias,
-        out if residual is None else residual, out, 0 if residual is None else residual.stride(0), experts.first, count, ROUTED=routed, PADDED=padded,
-        SCORE=0 if router is None else SCORES[router.score], RENORMALIZE=router is not None and router.renormalize,
-        ROUND=router is not None and router.round_weights, K=k, K_PAD=k_padded, HIDDEN=hidden, INNER=inner,
-        SCALED=scale is not None, BIAS=bias is not None, RESIDUAL=residual is not None, ROWS=rows,
-        BLOCK=min(DOWN.block, triton.next_power_of_2(inner)), num_warps=DOWN.warps, **pdl,
+        middle, weights, ids, weight, weight if scale is None else scale, weight if bias is None else bias,
+        out if residual is None else residual, out, 0 if residual is None else residual.stride(0), experts.first, count,
+        K=k, K_PAD=k_padded, HIDDEN=hidden, INNER=inner, SCALED=scale is not None, BIAS=bias is not None,
+        RESIDUAL=residual is not None, ROWS=rows, BLOCK=min(way.block, triton.next_power_of_2(inner)),
+        num_warps=way.warps, **pdl,
     )  # fmt: skip
     return out
