@@ -44,12 +44,15 @@ def parity(architecture: str, folder: Path, platform: str, dtype: str, extra: Ma
     """Check log-probabilities and greedy tokens; return what was found."""
     prompts = models.prompts(models.WIDE["vocab_size"])
     settings = {"platform": platform, "dtype": dtype, "kv_cache_memory": "200M", **extra}
+    begin = time.monotonic()
     with LLM(str(folder), **invariance.COMMON, **settings) as llm:
+        started = time.monotonic() - begin
         outputs = models.all_logprobs(llm, prompts[:4], 6)
         tokens = models.greedy(llm, prompts, 24)
+        ran = time.monotonic() - begin - started
     reference = models.Reference(folder, dtype)
     errors, verdict = reference.errors(outputs), reference.judge_all(prompts, tokens)
-    found = f"{errors}; greedy: {verdict}"
+    found = f"{errors}; greedy: {verdict}; start {started:.1f} s, runs {ran:.1f} s"
     try:
         models.check_errors(errors, dtype)
         models.check_verdict(verdict, routed=routed(architecture) and dtype != "float32")

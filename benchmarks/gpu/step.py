@@ -28,15 +28,15 @@ from hardpoint.bench.workloads import Load, fixed
 
 #: Part of a step -> what its kernels' names look like; the first match counts.
 PARTS: Final = (
-    ("attention", r"attend|attention|cascade|merge|flash|fmha|sdpa|split_kv|divide"),
-    ("experts", r"moe|expert|route|router|topk_router"),
-    ("products", r"stream|gemm|gemv|nvjet|cutlass|splitk|cublas|scaled_mm|linear"),
-    ("quantization", r"quant"),
-    ("norm, rotation, cache write", r"norm|rope|rotat|write|silu|gelu|gate"),
+    ("attention", r"attend|attention|cascade|merge|flash|fmha|sdpa|split_kv|divide|^decode"),
+    ("experts", r"moe|expert|route|router"),
     (
         "sampling and inputs",
-        r"sample|argmax|greedy|draw|penalt|index|gather|embed|arange|copy|memcpy|memset|elementwise|cat",
+        r"^_(keep|best|maxima|inputs|draw|top_k|penal)|sample|argmax|index|gather|memcpy|memset|elementwise",
     ),
+    ("products", r"stream|row|gemm|gemv|nvjet|cutlass|splitk|cublas|scaled_mm|linear"),
+    ("quantization", r"quant"),
+    ("norm, rotation, cache write", r"norm|rope|rotat|write|silu|gelu|gate"),
 )
 _SHORT: Final = 8
 

@@ -14,6 +14,7 @@ from hardpoint.bench.shapes import PREFIX, SETTINGS, folder, names
 from hardpoint.bench.workloads import WORKLOADS, Load, Workload, fixed, named, scaled
 from hardpoint.cli.measure import record, spread, write_json
 from hardpoint.cli.options import SettingsCommand, config_from, engine_options
+from hardpoint.cli.profiling import PROFILE, profiled
 from hardpoint.cli.render import console, section
 from hardpoint.contract.errors import ConfigError
 from hardpoint.engine.frontend import open_engine
@@ -34,6 +35,7 @@ _FIRST_TOKEN_RUNS: Final = 3
 @click.option("--workload-seed", default=0, show_default=True, help="Seed of the prompts.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply prompt and output lengths, for small models.")
 @click.option("--requests", type=click.IntRange(min=1), help="Only the first so many requests of each workload.")
+@PROFILE
 @click.option("--no-warmup", is_flag=True, help="Let the first run pay for what is prepared on first use.")
 @click.option("--output-json", help="Write the full record to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the full record instead of the table.")
@@ -67,6 +69,10 @@ def workload(**given: Any) -> None:
             result["workloads"][each.name] = measured(llm, each, sized[each.name], given["repetitions"])
             if not given["as_json"]:
                 click.echo(f"{each.name}: {_headline(each, result['workloads'][each.name])}", err=True)
+        if given["profile"]:
+            # The last workload: a trace of all of them would be larger than any viewer takes.
+            with profiled(llm, given["profile"]):
+                run(llm, sized[chosen[-1].name])
     if given["output_json"]:
         write_json(given["output_json"], result)
     if given["as_json"]:

@@ -9,6 +9,7 @@ from typing import Any
 import floors
 import pytest
 import run_all
+import step
 import tables
 
 #: (shape, bytes per weight, bytes per cached number, workload, number) -> the floor that was aimed at.
@@ -177,3 +178,22 @@ def test_a_row_that_hangs_is_given_up_and_the_group_goes_on(
     # Nothing is begun that cannot end in time.
     run_all.main(["run", "--groups", "llama-8b_bf16", "--rows", "latency_b1", "--budget", "5"])
     assert capsys.readouterr().out == ""
+
+
+def test_kernels_are_counted_to_their_part_of_a_step() -> None:
+    parts = {
+        "one_row": "products",
+        "few_rows": "products",
+        "nvjet_sm90_tst_128x64_64x8_1x2_h_bx_splitK_TNT": "products",
+        "void cublasLt::splitKreduce_kernel<32, 16>": "products",
+        "decode": "attention",
+        "attend_dense": "attention",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop": "attention",
+        "norm_rope": "norm, rotation, cache write",
+        "_gated": "norm, rotation, cache write",
+        "_maxima": "sampling and inputs",
+        "void at::native::indexSelectSmallIndex<long>": "sampling and inputs",
+        "_route": "experts",
+        "something new": "other",
+    }
+    assert {name: step.part_of(name) for name in parts} == parts

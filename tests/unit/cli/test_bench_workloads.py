@@ -130,6 +130,13 @@ def test_the_table_and_what_does_not_fit() -> None:
     assert "above 0" in invoke("workload", "--scale", "0", code=2).output
 
 
+def test_a_trace_of_the_last_workload(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    invoke("workload", "latency_b1", "--no-warmup", "--profile", str(trace), *SMALL)
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"schedule", "submit", "wait", "update", "forward"} <= names
+
+
 def test_a_sweep_and_its_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path, plot = tmp_path / "sweep.json", tmp_path / "sweep.svg"
