@@ -1,18 +1,20 @@
 // Products of up to 32 rows at the memory's rate:
 //   out = residual + activation(x_scale * weight_scale * (norm(x) @ weight.T) + bias)
 //
-// A block has 16 rows of the weight (8 pairs of gate and up if gated); its warps share the columns. Weights go from memory
+// A block has TILES times 16 rows of the weight (8 pairs of gate and up if gated); its warps share the columns. Weights go from memory
 // straight to the registers that the matrix units read: the product does not care about the order of columns, so each
 // thread takes 16 neighbouring bytes of a row, and x is read with the same order. A ring of DEPTH pieces is always on its
 // way, the first of it before the wait for the kernel that makes x. Sums of warps are added in their order.
 //
-// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, SPREAD, FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh,
+// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh,
 // 3 gelu), NORM (0 none, 1 weight in x's type, 2 weight in float32), BIAS, RESIDUAL, SCALED, X_SCALED.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
 #define GROUPS (ROWS / 8)
-#define FEATURES (KIND ? 8 : 16)
+// Output features of a tile of 16 rows, and of a block.
+#define EACH (KIND ? 8 : 16)
+#define FEATURES (EACH * TILES)
 
 __device__ __forceinline__ uint4 load_weight(const char* at) {
   uint4 r;
@@ -85,55 +87,51 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT / WARPS)
 stream(const char* x, const char* weight, u16* out, const char* norm_weight, const u16* bias, const u16* residual,
        const float* weight_scale, const float* x_scale, int rows, long long x_stride, int n_out, int row_bytes, float eps,
        float offset, float per_column) {
-  __shared__ float sums[WARPS][16][ROWS + 1];
+  __shared__ float sums[WARPS][16 * TILES][ROWS + 1];
 #if NORM
   __shared__ float all_squares[WARPS][ROWS];
 #endif
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
-#if KIND
-  const int first_row = min((int)blockIdx.x * 8 + group, n_out - 1), second_row = n_out + first_row;
-#else
-  const int first_row = min((int)blockIdx.x * 16 + group, n_out - 1);
-  const int second_row = min((int)blockIdx.x * 16 + group + 8, n_out - 1);
-#endif
-  // A step is 64 bytes of each row. All lanes of a warp take the same branches.
-#if SPREAD
-  // Warps take turns: together they walk along the rows.
-  const int begin = warp;
+  // Warps take turns with steps of 64 bytes: together they walk along the rows. All lanes of a warp take the same branches.
   int left = (row_bytes / 64 - warp + WARPS - 1) / WARPS;
 #define AHEAD(i) ((i) * 64 * WARPS)
-#else
-  const int steps = row_bytes / 64, share = (steps + WARPS - 1) / WARPS;
-  const int begin = min(warp * share, steps);
-  int left = min(share, steps - begin);
-#define AHEAD(i) ((i) * 64)
-#endif
-  const char* first_at = weight + (size_t)first_row * row_bytes + begin * 64 + part * 16;
-  const char* second_at = weight + (size_t)second_row * row_bytes + begin * 64 + part * 16;
-  uint4 first[DEPTH], second[DEPTH];
+  const int start = warp * 64 + part * 16;
+  const char *first_at[TILES], *second_at[TILES];
+#pragma unroll
+  for (int t = 0; t < TILES; t++) {
+    const int n = blockIdx.x * FEATURES + t * EACH + group;
+    const int first_row = min(n, n_out - 1), second_row = KIND ? n_out + first_row : min(n + 8, n_out - 1);
+    first_at[t] = weight + (size_t)first_row * row_bytes + start;
+    second_at[t] = weight + (size_t)second_row * row_bytes + start;
+  }
+  uint4 first[DEPTH][TILES], second[DEPTH][TILES];
 #pragma unroll
   for (int i = 0; i < DEPTH; i++) {
     if (left > i) {
-      first[i] = load_weight(first_at + AHEAD(i));
-      second[i] = load_weight(second_at + AHEAD(i));
+#pragma unroll
+      for (int t = 0; t < TILES; t++) {
+        first[i][t] = load_weight(first_at[t] + AHEAD(i));
+        second[i][t] = load_weight(second_at[t] + AHEAD(i));
+      }
     }
   }
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 
-  float total[GROUPS][4];
+  float total[TILES][GROUPS][4];
   const char* x_at[GROUPS];
   uint4 next[GROUPS];
 #if NORM
   float squares[GROUPS];
-  const char* norm_at = norm_weight + (size_t)begin * 64 * NORM + part * 16 * NORM;
+  const char* norm_at = norm_weight + start * NORM;
   uint4 factors[NORM];
 #endif
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
-    total[i][0] = total[i][1] = total[i][2] = total[i][3] = 0.0f;
+#pragma unroll
+    for (int t = 0; t < TILES; t++) total[t][i][0] = total[t][i][1] = total[t][i][2] = total[t][i][3] = 0.0f;
     // Rows past the last repeat it: nobody reads their results.
-    x_at[i] = x + (size_t)min(i * 8 + group, rows - 1) * x_stride + begin * 64 + part * 16;
+    x_at[i] = x + (size_t)min(i * 8 + group, rows - 1) * x_stride + start;
     if (left > 0) next[i] = load(x_at[i]);
 #if NORM
     squares[i] = 0.0f;
@@ -184,16 +182,26 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
 #endif
 #pragma unroll
       for (int j = 0; j < GROUPS; j++) {
-        multiply(total[j], first[i].x, second[i].x, first[i].y, second[i].y, values[j].x, values[j].y);
-        multiply(total[j], first[i].z, second[i].z, first[i].w, second[i].w, values[j].z, values[j].w);
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+          const uint4 a = first[i][t], b = second[i][t];
+          multiply(total[t][j], a.x, b.x, a.y, b.y, values[j].x, values[j].y);
+          multiply(total[t][j], a.z, b.z, a.w, b.w, values[j].z, values[j].w);
+        }
       }
       if (left > DEPTH + i) {
-        first[i] = load_weight(first_at + AHEAD(DEPTH + i));
-        second[i] = load_weight(second_at + AHEAD(DEPTH + i));
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+          first[i][t] = load_weight(first_at[t] + AHEAD(DEPTH + i));
+          second[i][t] = load_weight(second_at[t] + AHEAD(DEPTH + i));
+        }
       }
     }
-    first_at += AHEAD(DEPTH);
-    second_at += AHEAD(DEPTH);
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+      first_at[t] += AHEAD(DEPTH);
+      second_at[t] += AHEAD(DEPTH);
+    }
 #pragma unroll
     for (int j = 0; j < GROUPS; j++) x_at[j] += AHEAD(DEPTH);
 #if NORM
@@ -204,8 +212,12 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
     const int column = i * 8 + part * 2;
-    sums[warp][group][column] = total[i][0], sums[warp][group][column + 1] = total[i][1];
-    sums[warp][group + 8][column] = total[i][2], sums[warp][group + 8][column + 1] = total[i][3];
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+      float(*mine)[ROWS + 1] = &sums[warp][t * 16 + group];
+      mine[0][column] = total[t][i][0], mine[0][column + 1] = total[t][i][1];
+      mine[8][column] = total[t][i][2], mine[8][column + 1] = total[t][i][3];
+    }
 #if NORM
     float s = squares[i];
     s += __shfl_xor_sync(0xffffffffu, s, 1);
@@ -216,14 +228,15 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
   __syncthreads();
   for (int cell = threadIdx.x; cell < FEATURES * rows; cell += WARPS * 32) {
     const int feature = cell % FEATURES, row = cell / FEATURES, n = blockIdx.x * FEATURES + feature;
+    const int line = feature / EACH * 16 + feature % EACH;
     if (n >= n_out) continue;
     float y = 0.0f, factor = 1.0f;
 #pragma unroll
-    for (int i = 0; i < WARPS; i++) y += sums[i][feature][row];
+    for (int i = 0; i < WARPS; i++) y += sums[i][line][row];
 #if KIND
     float up = 0.0f;
 #pragma unroll
-    for (int i = 0; i < WARPS; i++) up += sums[i][feature + 8][row];
+    for (int i = 0; i < WARPS; i++) up += sums[i][line + 8][row];
 #endif
 #if NORM
     float s = 0.0f;

@@ -35,7 +35,7 @@ class Shape:
     warps: int
     depth: int = 8
     resident: int = 16
-    spread: int = 1
+    tiles: int = 1
 
 
 def fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -83,15 +83,15 @@ def stream(
     if out is None:
         out = torch.empty((rows, n_out), dtype=dtype, device=x.device)
     features = 8 if activation else 16
-    blocks = -(-n_out // features)
-    shape = shape_for(blocks, k_in * size // STEP, multiprocessors(x.device))
+    shape = shape_for(-(-n_out // features), k_in * size // STEP, rows, multiprocessors(x.device))
+    blocks = -(-n_out // (features * shape.tiles))
     wide = norm_weight is not None and norm_weight.dtype == torch.float32
     macros = {
         "ROWS": 8 if rows <= 8 else 16 if rows <= 16 else 32,
         "WARPS": shape.warps,
         "RESIDENT": shape.resident,
         "DEPTH": shape.depth,
-        "SPREAD": shape.spread,
+        "TILES": shape.tiles,
         "FP8": x.dtype == torch.float8_e4m3fn,
         "HALF": dtype == torch.float16,
         "KIND": ACTIVATIONS[activation],
@@ -121,9 +121,9 @@ def stream(
 
 
 @cache
-def shape_for(blocks: int, steps: int, processors: int) -> Shape:
-    """Return how many warps share a block's rows: the fewer blocks there are, the more."""
+def shape_for(tiles: int, steps: int, rows: int, processors: int) -> Shape:
+    """Return how many warps share a tile: the fewer tiles there are, the more."""
     warps = 4
-    while warps < 16 and blocks * warps < 8 * processors and warps * 2 <= steps:
+    while warps < 16 and tiles * warps < 8 * processors and warps * 2 <= steps:
         warps *= 2
     return Shape(warps)
