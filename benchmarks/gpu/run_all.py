@@ -32,8 +32,10 @@ MARK: Final = "ROW "
 START_SECONDS: Final = 90.0
 LEAST_SECONDS: Final = 30.0
 #: Repetitions; the quick ones are cheap and vary more.
-REPETITIONS: Final = {"latency_b1": 5, "batch_32": 5, "batch_128": 3, "shared_prefix_256": 5}
+REPETITIONS: Final = {"latency_b1": 5, "batch_32": 4}
 DEFAULT_REPETITIONS: Final = 3
+#: Seconds from which a workload is not run whole before its repetitions.
+DEAR_SECONDS: Final = 7.0
 
 
 def limit(group: Group, row: str, repetitions: int) -> float:
@@ -46,7 +48,7 @@ def measure_group(group: Group, rows: Sequence[str], settings: dict[str, Any], e
     """Open an engine and measure rows; called in a process of its own."""
     begin = time.perf_counter()
     from hardpoint import LLM
-    from hardpoint.bench.workloads import fixed
+    from hardpoint.bench.workloads import Load, fixed
     from hardpoint.cli.bench_workload import measure, measured, run
     from hardpoint.cli.measure import record
 
@@ -57,10 +59,12 @@ def measure_group(group: Group, rows: Sequence[str], settings: dict[str, Any], e
         workload = WORKLOADS[name]
         loads = workload.generate(llm.info.vocab_size, 0)
         repetitions = REPETITIONS.get(name, DEFAULT_REPETITIONS)
-        # What is prepared or planned when a size is first seen: told, and no part of the repetitions.
-        first = measure(llm, loads, 1)["median_s"] if group.vllm().get(name, {}).get("s", 99) < 7 else None
+        # What is prepared or planned when a size is first seen is no part of the repetitions.
+        cheap = group.vllm().get(name, {}).get("s", DEAR_SECONDS) < DEAR_SECONDS
+        before = loads if cheap else [Load(load.prompt, max(1, load.output_len // 10)) for load in loads]
+        first = measure(llm, before, 1)["median_s"] if cheap or name == "mixed_512" else None
         result = measured(llm, workload, loads, repetitions)
-        emit({"row": name, "first_s": first, **result, "metrics": llm.get_metrics()})
+        emit({"row": name, "first_s": first if cheap else None, **result, "metrics": llm.get_metrics()})
     llm.close()
 
 
