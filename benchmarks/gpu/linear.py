@@ -1,4 +1,6 @@
-"""Linear layers of three models against their ceilings: ``python benchmarks/gpu/linear.py [--json FILE] [--rows 1,16,8192]``.
+"""Linear layers of three models against their ceilings.
+
+    python benchmarks/gpu/linear.py [--kernel cuda] [--rows 1,16,8192] [--models llama-8b] [--json FILE]
 
 Weights are rotated so that none is still in the L2 cache, many calls run from one CUDA graph, and the median of five
 replays counts. A product's floor is the longer of its bytes at the device's read bandwidth and its operations at the rate
@@ -18,6 +20,7 @@ from typing import Final
 import torch
 
 from hardpoint.contract.quant import PLAIN, Fusion, NormSpec
+from hardpoint_cuda.linear import CudaLinear
 from hardpoint_triton.linear import TritonLinear
 
 NORM: Final = NormSpec(eps=1e-6)
@@ -44,6 +47,7 @@ LAYERS: Final[dict[str, dict[str, tuple[int, int, Fusion]]]] = {
         "head": (151936, 2048, Fusion(norm=NORM)),
     },
 }
+KERNELS: Final[dict[str, type[TritonLinear]]] = {"cuda": CudaLinear, "triton": TritonLinear}
 #: More rows than this never meet a head.
 HEAD_ROWS: Final = 512
 #: Bytes that the weights of one measurement should exceed, several times the L2 cache.
@@ -129,9 +133,9 @@ class Layer:
         return graph_time(ours, calls), graph_time(bare, calls)
 
 
-def measure(rows: list[int], models: list[str], read: float, rate: float) -> list[Result]:
+def measure(kernel: TritonLinear, rows: list[int], models: list[str], read: float, rate: float) -> list[Result]:
     """Return the results of all layers; weights are made once for all numbers of rows."""
-    kernel, results = TritonLinear(), []
+    results = []
     for model in models:
         for name, (out, columns, fusion) in LAYERS[model].items():
             copies = max(2, min(32, -(-COLD // (2 * out * columns))))
@@ -165,6 +169,7 @@ def line(result: Result) -> str:
 def main() -> None:
     """Measure, print a table, write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernel", choices=KERNELS, default="cuda")
     parser.add_argument("--rows", default="1,2,4,8,16,32,64,128,256,512,2048,8192")
     parser.add_argument("--models", default=",".join(LAYERS))
     parser.add_argument("--json", type=Path)
@@ -174,10 +179,11 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}: reads {read / 1e12:.2f} TB/s, products {rate / 1e12:.0f} TFLOP/s", flush=True
     )
     rows = [int(count) for count in options.rows.split(",")]
-    results = measure(rows, options.models.split(","), read, rate)
+    results = measure(KERNELS[options.kernel](), rows, options.models.split(","), read, rate)
     if options.json:
         record = {
             "device": torch.cuda.get_device_name(),
+            "kernel": options.kernel,
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
             "read_bytes_per_second": read,
