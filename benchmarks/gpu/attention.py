@@ -34,6 +34,9 @@ REQUESTS: Final = (1, 8, 32, 128, 256)
 #: Tokens of one step, and of a cache that a measurement may allocate.
 STEP: Final = 8192
 CACHE: Final = 2**20
+#: Bytes that the caches of one measurement should exceed, several times the L2 cache, and how many caches there may be.
+COLD: Final = 200_000_000
+MOST_COPIES: Final = 16
 #: Plans of a step before it is measured, for backends that prepare what comes again.
 STEPS: Final = 16
 
@@ -59,7 +62,7 @@ def batches() -> list[tuple[str, int, int, int]]:
     found = [("decode", count, length, 1) for length in LENGTHS for count in REQUESTS if count * length <= CACHE]
     found += [("prefill", count, n, n) for n in LENGTHS for count in REQUESTS if count * n <= max(STEP, n)]
     found += [("chunked", 1, past + new, new) for new in (512, 2048, 8192) for past in (2048, 8192, 24576)]
-    return found + [("chunked", 64, 2176, 128)]
+    return [*found, ("chunked", 64, 2176, 128)]
 
 
 def floor(query: AttentionQuery, requests: int, context: int, new: int, read: float, rate: float) -> float:
@@ -75,10 +78,13 @@ def floor(query: AttentionQuery, requests: int, context: int, new: int, read: fl
 def measure(
     backend: AttentionBackend, device: Device, query: AttentionQuery, requests: int, context: int, new: int
 ) -> float:
-    """Return microseconds a call."""
-    call = uniform_call(backend, device, query, requests, context, new, steps=STEPS)
-    call()
-    return graph_time(lambda i: call(), 4)
+    """Return microseconds a call, over as many caches as keep them out of the L2 cache."""
+    spec_bytes = 2 * query.num_kv_heads * query.head_size * DTYPE_BYTES[query.kv_dtype]
+    copies = max(1, min(MOST_COPIES, -(-COLD // (requests * context * spec_bytes))))
+    calls = [uniform_call(backend, device, query, requests, context, new, steps=STEPS) for _ in range(copies)]
+    for call in calls:
+        call()
+    return graph_time(lambda i: calls[i % copies](), 2 * copies)
 
 
 def line(result: Result) -> str:

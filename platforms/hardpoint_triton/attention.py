@@ -14,7 +14,7 @@ from hardpoint.contract.attention import AttentionLayerConfig, AttentionQuery, B
 from hardpoint.contract.device import GraphSupport
 from hardpoint_triton import attention_kernels, dependent, rope_kernels
 from hardpoint_triton.cascade import Prefixes, PrefixFinder, SharedUploads, SharedWork
-from hardpoint_triton.chunks import Chunks, divide_chunks, gather_own, launch_dense, takes_dense
+from hardpoint_triton.chunks import Chunks, divide_chunks, gather_own, gather_past, launch_dense, takes_dense
 from hardpoint_triton.decode import DecodeWork, WorkLists, decode_shape, launch_decode
 
 if TYPE_CHECKING:
@@ -193,6 +193,14 @@ class TritonLayer:
             self._attend_chunks(q, kv, out, plan, sinks, own)
         return out
 
+    def _attend_dense(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, plan: TritonPlan
+    ) -> None:
+        """Attend the chunks of ``plan.chunks.dense`` to the step's ``k`` and ``v`` and to what is gathered."""
+        chunks = plan.chunks
+        past = None if chunks.past is None else gather_past(kv, chunks.past)
+        launch_dense(self._config, q, k, v, past, out, plan.batch, chunks.dense)
+
     def _attend_chunks(
         self,
         q: torch.Tensor,
@@ -206,7 +214,7 @@ class TritonLayer:
         # A cache of another type holds rounded keys and values: what a token sees must not depend on its chunk.
         if self._takes_dense and kv.dtype == q.dtype:
             k, v = gather_own(kv, batch.slots) if own is None else own
-            launch_dense(config, q, k, v, kv, out, batch, plan.chunks)
+            self._attend_dense(q, k, v, kv, out, plan)
             paged = plan.chunks.paged
         rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
         tiles = paged.tiles(rows // self._group)

@@ -1,6 +1,6 @@
 """Attention of chunks to dense keys and values: their own, which the step holds, and earlier ones gathered from the cache.
 
-A program serves ``BLOCK_M / G`` consecutive tokens of one chunk times the ``G`` query heads of one key/value head, packed
+A program serves ``TOKENS`` consecutive tokens of one chunk times the ``G`` query heads of one key/value head, packed
 as rows (see ``attention_kernels``). Three loops follow each other: earlier tokens, own tokens that all of the tile sees,
 own tokens on the diagonal; only the last block of the first loop and those of the last have masks. Softmax is online in
 base 2 (Milakov and Gimelshein 2018; FlashAttention-2, Dao 2023).
@@ -19,8 +19,8 @@ LN_2 = tl.constexpr(0.6931471805599453)
 def attend_dense(
     q, k, v, past_k, past_v, out, sums, query_start, tile_request, tile_token, tile_past, tile_earlier, scale,
     q_token, kv_token, past_token, out_token,
-    HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PAST: tl.constexpr, SUMS: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, TOKENS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, PAST: tl.constexpr, SUMS: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attend one tile.
 
@@ -39,7 +39,7 @@ def attend_dense(
     dims = tl.arange(0, D)
     token = first + rows // G
     head = kv_head * G + rows % G
-    live = (rows < (BLOCK_M // G) * G) & (token < length)
+    live = (rows < TOKENS * G) & (token < length)
     row = (begin + token).to(tl.int64)
     query = tl.load(q + (row * q_token + head * D)[:, None] + dims[None, :], mask=live[:, None], other=0.0)
 
@@ -67,7 +67,7 @@ def attend_dense(
             values = _load(past_v, past + at, kv_head, past_token, columns, dims, there, D, BLOCK_N, TMA)
             acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
     seen_by_all = (first + 1) // BLOCK_N * BLOCK_N
-    stop = tl.minimum(first + BLOCK_M // G, length)
+    stop = tl.minimum(first + TOKENS, length)
     for at in range(0, seen_by_all, BLOCK_N):
         keys = _load(k, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
         scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
@@ -108,6 +108,26 @@ def _load(x, at, kv_head, stride, columns, dims, there, D: tl.constexpr, BLOCK_N
         where = (at + columns).to(tl.int64)[:, None] * stride + kv_head * D + dims[None, :]
         block = tl.load(x + where, mask=there[:, None], other=0.0)
     return block
+
+
+@triton.jit
+def merge_rows(
+    out, sums, other, other_sums, out_row, sums_row, other_row, other_sums_row, other_sums_head,
+    HEADS: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Add to GROUP heads of a row of ``out`` the attention to other keys, by their natural log-sum-exps."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * GROUP + tl.arange(0, GROUP)
+    dims = tl.arange(0, D)
+    there = head < HEADS
+    held = tl.load(sums + row * sums_row + head, mask=there, other=0.0)
+    added = tl.load(other_sums + row * other_sums_row + head * other_sums_head, mask=there, other=0.0)
+    weight = 1.0 / (1.0 + tl.exp(held - added))
+    at = (head * D)[:, None] + dims[None, :]
+    first = tl.load(out + row * out_row + at, mask=there[:, None], other=0.0).to(tl.float32)
+    second = tl.load(other + row * other_row + at, mask=there[:, None], other=0.0).to(tl.float32)
+    merged = first + (second - first) * weight[:, None]
+    tl.store(out + row * out_row + at, merged.to(out.dtype.element_ty), mask=there[:, None])
 
 
 @triton.jit

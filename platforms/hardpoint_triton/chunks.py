@@ -6,6 +6,7 @@ them; consecutive chunks behind the same blocks (a shared prefix) are gathered f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -15,7 +16,7 @@ import torch
 import triton
 
 from hardpoint.contract.attention import AttentionLayerConfig, BatchView
-from hardpoint_triton.chunk_kernels import attend_dense, gather_blocks, gather_slots
+from hardpoint_triton.chunk_kernels import attend_dense, gather_blocks, gather_slots, merge_rows
 
 #: Rows that must attend to earlier tokens to make up for the gather.
 LEAST_ROWS: Final = 128
@@ -49,10 +50,11 @@ class ChunkList:
         batch: the step.
         lengths: tokens of each request after the decodes; 0 for those that are not in the list.
         past, earlier: of each, see :class:`Tiles`.
+        relieved: per request the rows, and the first of their earlier tokens, that somebody else attends.
         device: where tile lists go.
     """
 
-    __slots__ = ("_device", "_facts", "_first", "_lengths", "_tiles")
+    __slots__ = ("_device", "_facts", "_first", "_lengths", "_relieved", "_tiles")
 
     def __init__(
         self,
@@ -60,9 +62,11 @@ class ChunkList:
         lengths: np.ndarray[Any, Any],
         past: np.ndarray[Any, Any],
         earlier: np.ndarray[Any, Any],
+        relieved: np.ndarray[Any, Any],
         device: torch.device,
     ) -> None:
         self._first = batch.num_decodes
+        self._relieved = relieved
         self._lengths = lengths
         self._facts = past, earlier
         self._device = device
@@ -75,6 +79,9 @@ class ChunkList:
             index = np.repeat(np.arange(len(counts)), counts)
             start = (np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)) * tokens
             past, earlier = (fact[index] for fact in self._facts)
+            rows, keys = self._relieved[:, index]
+            spared = np.where(start < rows, keys, 0)
+            past, earlier = past + spared, earlier - spared
             # The last program to start should be a short one.
             order = np.argsort(-(start + earlier), kind="stable")
             facts = np.stack([index + self._first, start, past, earlier])[:, order].astype(np.int32)
@@ -96,6 +103,24 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Relief:
+    """Rows of the step whose attention to some earlier tokens is somebody else's, to be merged with the rest.
+
+    Attributes:
+        rows: tokens of the step.
+        past: gathered tokens.
+    """
+
+    rows: slice
+    past: slice
+
+
+#: From rows and their earlier tokens to how many of each to relieve the dense kernel of; rows of several requests are
+#: relieved all or not at all.
+Reliever = Callable[[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Chunks:
     """A step's chunks.
 
@@ -104,15 +129,17 @@ class Chunks:
         dense: those that attend to dense keys and values, where the layer can.
         paged: the others.
         past: what ``dense`` needs gathered, or ``None``.
+        relief: what ``dense`` leaves out.
     """
 
     every: ChunkList
     dense: ChunkList
     paged: ChunkList
     past: Past | None
+    relief: tuple[Relief, ...] = ()
 
 
-def divide_chunks(batch: BatchView, device: torch.device, token_bytes: int) -> Chunks:
+def divide_chunks(batch: BatchView, device: torch.device, token_bytes: int, reliever: Reliever | None = None) -> Chunks:
     """Divide a step's chunks; ``token_bytes`` are those of one token's keys and values."""
     first, size = batch.num_decodes, batch.block_size
     lengths = np.diff(batch.query_start_host[first:])
@@ -121,6 +148,9 @@ def divide_chunks(batch: BatchView, device: torch.device, token_bytes: int) -> C
     table = batch.block_table_host[first:]
     blocks: list[np.ndarray[Any, Any]] = []
     held: list[np.ndarray[Any, Any]] = []
+    relieved = np.zeros((2, len(lengths)), np.int32)
+    relief: list[Relief] = []
+    starts = batch.query_start_host[first:]
     gathered = at = 0
     most = MOST_BYTES // token_bytes
     while at < len(lengths):
@@ -135,8 +165,14 @@ def divide_chunks(batch: BatchView, device: torch.device, token_bytes: int) -> C
                 and np.array_equal(table[stop, :count], table[at, :count])
             ):
                 stop += 1
-            if lengths[at:stop].sum() >= LEAST_ROWS and gathered + count * size <= most:
+            rows = int(starts[stop] - starts[at])
+            if rows >= LEAST_ROWS and gathered + count * size <= most:
                 past[at:stop], dense[at:stop] = gathered, True
+                fewer, keys = (0, 0) if reliever is None else reliever(rows, tokens)
+                if fewer and (stop == at + 1 or fewer == rows):
+                    relieved[:, at:stop] = np.array([[fewer], [keys]])
+                    begin = int(starts[at])
+                    relief.append(Relief(slice(begin, begin + fewer), slice(gathered, gathered + keys)))
                 gathered += count * size
                 blocks.append(table[at, :count])
                 held.append(np.minimum(tokens - np.arange(count) * size, size))
@@ -147,10 +183,11 @@ def divide_chunks(batch: BatchView, device: torch.device, token_bytes: int) -> C
         placed = torch.from_numpy(both).to(device, non_blocking=True)
         wanted = Past(placed[0], placed[1])
     return Chunks(
-        every=ChunkList(batch, lengths, past, earlier, device),
-        dense=ChunkList(batch, np.where(dense, lengths, 0), past, earlier, device),
-        paged=ChunkList(batch, np.where(dense, 0, lengths), past, earlier, device),
+        every=ChunkList(batch, lengths, past, earlier, relieved, device),
+        dense=ChunkList(batch, np.where(dense, lengths, 0), past, earlier, relieved, device),
+        paged=ChunkList(batch, np.where(dense, 0, lengths), past, earlier, relieved, device),
         past=wanted,
+        relief=tuple(relief),
     )
 
 
@@ -166,29 +203,31 @@ def launch_dense(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    kv: torch.Tensor,
+    past: tuple[torch.Tensor, torch.Tensor] | None,
     out: torch.Tensor,
     batch: BatchView,
-    chunks: Chunks,
+    chunks: ChunkList,
     sums: torch.Tensor | None = None,
 ) -> None:
-    """Attend the ``dense`` chunks.
+    """Attend chunks to dense keys and values.
 
     Args:
         q, k, v: [T, heads, head_size], heads contiguous; k and v with the same stride between tokens.
-        kv: the cache, of their element type.
+        past: gathered keys and values.
         out: [T, heads, head_size], contiguous.
         sums: float32 [T, heads] for natural log-sum-exps.
     """
     shape = dense_shape(config.head_size, q.dtype, q.device)
     group = config.num_heads // config.num_kv_heads
     rows = max(shape.rows, triton.next_power_of_2(group))
-    tiles = chunks.dense.tiles(rows // group)
+    # What is relieved ends at round numbers, and with a tile.
+    tokens = rows // group if sums is None else 1 << (rows // group).bit_length() - 1
+    tiles = chunks.tiles(tokens)
     if not tiles.count:
         return
-    past = (k, v) if chunks.past is None else gather_past(kv, chunks.past)
-    strides = q.stride(0), k.stride(0), past[0].stride(0), out.stride(0)
-    sources: tuple[Any, ...] = (k, v, *past)
+    before = (k, v) if past is None else past
+    strides = q.stride(0), k.stride(0), before[0].stride(0), out.stride(0)
+    sources: tuple[Any, ...] = (k, v, *before)
     if shape.tma:
         from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -197,9 +236,25 @@ def launch_dense(
     attend_dense[(tiles.count, config.num_kv_heads)](
         q, *sources, out, out if sums is None else sums, batch.query_start,
         tiles.request, tiles.token, tiles.past, tiles.earlier, config.scale, *strides,
-        HEADS=config.num_heads, G=group, D=config.head_size, BLOCK_M=rows, BLOCK_N=shape.tokens,
-        PAST=chunks.past is not None, SUMS=sums is not None, TMA=shape.tma,
+        HEADS=config.num_heads, G=group, D=config.head_size, TOKENS=tokens, BLOCK_M=rows, BLOCK_N=shape.tokens,
+        PAST=past is not None, SUMS=sums is not None, TMA=shape.tma,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip
+
+
+def merge(out: torch.Tensor, sums: torch.Tensor, other: torch.Tensor, other_sums: torch.Tensor) -> None:
+    """Add to ``out`` the attention to other keys.
+
+    Args:
+        out, other: [rows, heads, head size], heads contiguous.
+        sums: float32 [rows, heads], natural log-sum-exps of ``out``'s scores, heads contiguous.
+        other_sums: those of ``other``, of any strides.
+    """
+    rows, heads, size = out.shape
+    group = min(16, triton.next_power_of_2(heads))
+    merge_rows[(rows, triton.cdiv(heads, group))](
+        out, sums, other, other_sums, out.stride(0), sums.stride(0), other.stride(0), *other_sums.stride(),
+        HEADS=heads, D=size, GROUP=group, num_warps=4,
     )  # fmt: skip
 
 

@@ -98,27 +98,50 @@ def test_chunks_attend_to_their_own_and_to_gathered_tokens(
     check_attention(TritonAttention(), device, replace(case, fused=fused, dtype="float16"))
 
 
-def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prompts: int, scale: float) -> torch.Tensor:
+def formula(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: int, scale: float, *, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Do what cuDNN's call does."""
     group = q.shape[1] // k.shape[1]
-    q, k, v = (x.unflatten(0, (prompts, -1)).double() for x in (q, k, v))
+    q, k, v = (x.unflatten(0, (count, -1)).double() for x in (q, k, v))
     scores = torch.einsum("blhd,bshd->bhls", q, k.repeat_interleave(group, 2)) * scale
-    scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -math.inf)
-    out = torch.einsum("bhls,bshd->blhd", scores.softmax(-1), v.repeat_interleave(group, 2))
-    return out.flatten(0, 1).half()
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -math.inf)
+    out = (
+        torch.einsum("bhls,bshd->blhd", scores.softmax(-1), v.repeat_interleave(group, 2))
+        .flatten(0, 1)
+        .half()
+        .contiguous()
+    )
+    return out, None if causal else scores.logsumexp(-1).transpose(1, 2).flatten(0, 1).float()
 
 
-def test_recurring_steps_of_equal_prompts_are_cudnns(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shape that came often enough goes to cuDNN; other shapes and mixed steps do not."""
+def test_what_comes_often_is_cudnns(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal prompts and rectangles behind earlier tokens go to cuDNN once they have brought enough work."""
     from hardpoint_cuda import attention
+    from hardpoint_triton import chunks
 
     calls = []
-    monkeypatch.setattr(attention, "LEAST_TOKENS", 16)
-    monkeypatch.setattr(attention, "LEAST_STEPS", 1)
-    monkeypatch.setattr(attention, "causal_attention", lambda *args: calls.append(args[3]) or formula(*args))
+
+    def noted(q: torch.Tensor, k: torch.Tensor, *rest: object, causal: bool) -> object:
+        calls.append((len(q), len(k), causal))
+        return formula(q, k, *rest, causal=causal)  # type: ignore[arg-type]
+
+    steps = {"PROMPT_STEP": 1, "ROWS_STEP": 16, "EARLIER_STEP": 32, "LEAST_PAIRS": 250}
+    for name, value in steps.items():
+        monkeypatch.setattr(attention, name, value)
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 8)
+    monkeypatch.setattr(attention, "fused_attention", noted)
     case = AttentionCase(label="equal", requests=((17, 17),) * 2, fused=True, dtype="float16")
     check_attention(attention.CudnnAttention(), device, case)
-    # The batch came once, each of its prompts alone twice.
-    assert calls == [1]
-    check_attention(attention.CudnnAttention(), device, replace(case, requests=((17, 17), (20, 3)), label="continued"))
-    assert calls == [1]
+    # 289 pairs of the two together; each alone has 144, the second time enough.
+    assert calls == [(34, 34, True), (17, 17, True)]
+    calls.clear()
+    later = replace(case, label="later", requests=((40, 1), (90, 35), (64, 16)), decodes=1, num_heads=6)
+    check_attention(attention.CudnnAttention(), device, later)
+    assert calls == [(32, 32, False), (16, 32, False)] * 2
+    calls.clear()
+    shared = replace(case, label="shared", requests=((48, 7), (50, 9)), shared=32)
+    shared = replace(shared, requests=((39, 7), (41, 9)))
+    check_attention(attention.CudnnAttention(), device, shared)
+    assert calls == [(16, 32, False)]
