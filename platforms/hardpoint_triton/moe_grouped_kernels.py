@@ -13,9 +13,6 @@ from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, activate, 
 from hardpoint_triton.moe_routing_kernels import SortedPairs
 from hardpoint_triton.quantize import quantize
 
-#: Products of 8-bit numbers that Hopper's matrix units may sum before the sum joins a float32 one.
-PRECISE: tl.constexpr = tl.constexpr(128)
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -55,9 +52,9 @@ def _place(tiles, columns, GROUP: tl.constexpr):
 
 @triton.jit
 def _multiply(a, b, total):
-    """Return ``total + a @ b``. Sums of 8-bit products join float32 sums before they lose what 14 bits do not hold."""
+    """Return ``total + a @ b``. Hopper sums 8-bit products in fewer bits than 32: each step's sum joins a float32 one."""
     if a.dtype.is_fp8():
-        total = tl.dot(a, b, total, max_num_imprecise_acc=PRECISE)
+        total = tl.dot(a, b, total, max_num_imprecise_acc=a.shape[1])
     else:
         total = tl.dot(a, b, total, input_precision="ieee")
     return total

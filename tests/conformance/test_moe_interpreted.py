@@ -64,3 +64,20 @@ def test_a_token_is_the_same_in_any_company() -> None:
     together = moe(x, weights, ids, *rest)
     order = torch.arange(39, -1, -1)
     assert torch.equal(moe(x[order], weights[order], ids[order], *rest)[order], together)
+
+
+@pytest.mark.parametrize(("tokens", "error"), [(1, 1e-5), (20, 0.06)], ids=["streamed", "grouped"])
+def test_experts_in_8_bit_floats(tokens: int, error: float) -> None:
+    """Few tokens meet codes as they are; many are rounded to codes themselves, with 3 bits of mantissa."""
+    from hardpoint_quant.float8 import quantize_rows
+    from hardpoint_triton.moe import moe
+
+    generator = torch.Generator().manual_seed(tokens)
+    gate_up, gate_up_scale = quantize_rows(torch.randn(8, 96, 64, generator=generator) / 8)
+    down, down_scale = quantize_rows(torch.randn(8, 64, 48, generator=generator) / 7)
+    x, weights = torch.randn(tokens, 64, generator=generator), torch.rand(tokens, 2, generator=generator)
+    ids = torch.rand(tokens, 8, generator=generator).argsort(-1)[:, :2]
+    scales = {"gate_up_scale": gate_up_scale, "down_scale": down_scale}
+    expected = OPS["moe"].reference(x, weights, ids, gate_up, down, **scales)
+    actual = moe(x, weights, ids, gate_up, down, **scales)
+    assert torch.linalg.vector_norm(actual - expected) < error * torch.linalg.vector_norm(expected)
