@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import floors
+from kernel_tables import kernels_section
 
 HERE: Final = Path(__file__).resolve().parents[1] / "h200"
 BEGIN: Final = "<!-- h200: written by benchmarks/gpu/run_all.py -->"
 END: Final = "<!-- h200: end -->"
 STEPS_BEGIN: Final = "<!-- steps: written by benchmarks/gpu/run_all.py -->"
 STEPS_END: Final = "<!-- steps: end -->"
+KERNELS_BEGIN: Final = "<!-- kernels: written by benchmarks/gpu/run_all.py -->"
+KERNELS_END: Final = "<!-- kernels: end -->"
 NOT_MEASURED: Final = "not measured"
 
 
@@ -302,6 +305,7 @@ def render(results: Path, folder: Path = HERE) -> None:
     text = results.read_text(encoding="utf-8")
     text = _replaced(text, BEGIN, END, "\n".join(table(group, folder) for group in GROUPS.values()))
     text = _replaced(text, STEPS_BEGIN, STEPS_END, steps_table(folder) + "\n")
+    text = _replaced(text, KERNELS_BEGIN, KERNELS_END, kernels_section(folder))
     results.write_text(text, encoding="utf-8")
 
 

@@ -124,7 +124,8 @@ def test_a_server_has_its_own_table(folder: Path, tmp_path: Path) -> None:
 
 def test_only_the_generated_parts_of_the_results_change(folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
-    parts = [tables.BEGIN, "stale", tables.END, "between", tables.STEPS_BEGIN, "stale", tables.STEPS_END, "after"]
+    parts = [tables.BEGIN, "stale", tables.END, "between", tables.STEPS_BEGIN, "stale", tables.STEPS_END]
+    parts += [tables.KERNELS_BEGIN, "stale", tables.KERNELS_END, "after"]
     results.write_text("\n".join(["before", *parts]))
     step = {"shape": "llama-8b", "settings": {}, "batch": 1, "context": 1024, "wall_us": 4100.0, "kernels_us": 4000.0}
     step |= {"floor_us": 3600.0, "parts_us": {"products": 3700.0, "other": 0.2}, "floors_us": {"products": 3573.0}}
@@ -138,6 +139,7 @@ def test_only_the_generated_parts_of_the_results_change(folder: Path, tmp_path: 
     assert "stale" not in text
     assert "| llama-8b | 1 | 1,024 | 4,050 | 4,000 | 3,600 | products 3,700 (floor 3,573) |" in text
     assert text.count("not measured") > 20
+    assert text.count("Not measured.") == 3
     results.write_text("no parts")
     with pytest.raises(ValueError, match="there is no part"):
         tables.render(results, folder)
@@ -197,3 +199,23 @@ def test_kernels_are_counted_to_their_part_of_a_step() -> None:
         "something new": "other",
     }
     assert {name: step.part_of(name) for name in parts} == parts
+
+
+def test_kernels_are_shown_beside_their_ceilings(tmp_path: Path) -> None:
+    linear = {"model": "llama-8b", "layer": "qkv", "rows": 1, "ours": 14.3, "cublas": 15.8, "floor": 11.3}
+    at = {"model": "llama-8b", "kv_dtype": "bfloat16", "part": "decode", "requests": 8, "context": 1024, "new": 1}
+    attention = [
+        {**at, "backend": "triton", "time": 12.0, "floor": 10.0},
+        {**at, "backend": "cudnn", "time": None, "floor": 10.0, "error": "no"},
+        {**at, "model": "qwen3-0.6b", "backend": "triton", "time": 77.0, "floor": 10.0},
+    ]
+    moe = {"model": "qwen3-30b-a3b", "rows": 1, "ours": 30.0, "floor": 25.0}
+    rates = {"read_bytes_per_second": 4.45e12, "operations_per_second": 7e14}
+    for name, results in (("linear", [linear, {**linear, "rows": 16}]), ("attention", attention), ("moe", [moe])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**rates, "results": results}))
+    shown = tables.kernels_section(tmp_path)
+    assert "4.45 TB/s, 700 TFLOP/s" in shown
+    assert "| llama-8b | qkv | 14.3 / 15.8 / 11.3 | 14.3 / 15.8 / 11.3 |" in shown
+    assert "| decode | 8 | 1,024 | 1 | 12.0 (1.20) | - | 10.0 |" in shown
+    assert "| qwen3-30b-a3b | 30.0 / 25.0 |" in shown
+    assert "77.0" not in shown
