@@ -19,6 +19,12 @@ def test_free_is_within_total(device: Device) -> None:
     assert 0 <= memory.free <= memory.total
 
 
+def test_what_is_held_beside_tensors_is_not_negative(device: Device) -> None:
+    memory = device.memory()
+    assert memory.cached is None or memory.cached >= 0
+    assert memory.driver is None or memory.driver >= 0
+
+
 def test_an_allocation_counts_until_it_is_given_back(device: Device) -> None:
     if device.memory().used is None or device.info.unified_memory:
         refuse("the device does not count this process's memory")

@@ -64,6 +64,42 @@ def test_prepared_steps_do_not_disturb_each_other(device: Device, preparer: Step
         assert torch.equal(prepared[rows]().cpu(), expected)
 
 
+def test_a_result_holds_for_work_queued_before_the_next_step(device: Device, preparer: StepPreparer) -> None:
+    steps = {rows: _step(device, rows) for rows in (8, 1)}
+    prepared = {
+        rows: preparer.prepare(step, BatchShape(tokens=rows, requests=rows, decode=True))
+        for rows, (_, step) in steps.items()
+    }
+    steps[8][0].fill_(3.0)
+    steps[1][0].fill_(7.0)
+    expected = steps[8][1]().cpu()
+    kept = prepared[8]() + 0
+    prepared[1]()
+    assert torch.equal(kept.cpu(), expected)
+
+
+def test_a_step_that_runs_out_of_memory_leaves_everything_as_it_was(device: Device, preparer: StepPreparer) -> None:
+    error = torch.OutOfMemoryError("out of memory, as asked")
+    if not device.is_oom(error):
+        error = MemoryError("out of memory, as asked")
+    if not device.is_oom(error):
+        pytest.skip("refused: the device has words of its own for this")
+    inputs, step = _step(device, 2)
+    prepared = preparer.prepare(step, BatchShape(tokens=2, requests=2, decode=True))
+
+    def fails() -> torch.Tensor:
+        step()
+        raise error
+
+    with pytest.raises(type(error)):
+        preparer.prepare(fails, BatchShape(tokens=2, requests=2, decode=True))
+    inputs.fill_(4.0)
+    assert torch.equal(prepared().cpu(), step().cpu())
+    again = preparer.prepare(step, BatchShape(tokens=2, requests=2, decode=True))
+    assert torch.equal(again().cpu(), step().cpu())
+    assert device.health() is None
+
+
 def test_reset_forgets_what_was_prepared(device: Device, preparer: StepPreparer) -> None:
     inputs, step = _step(device, 2)
     preparer.prepare(step, BatchShape(tokens=2, requests=2, decode=True))

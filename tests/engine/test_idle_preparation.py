@@ -1,0 +1,86 @@
+"""Decode steps that are prepared while nobody waits, and what happens where one cannot be prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_prepared_decodes import PROMPTS, opened, sampling, vendor
+
+from hardpoint import LLM, SamplingParams
+from hardpoint.contract.errors import EngineDeadError
+from throwaway import Site, site
+
+__all__ = ["site", "vendor"]
+
+PARAMS = [sampling(2) for _ in PROMPTS]
+
+
+def tokens(llm: LLM, params: list[SamplingParams] = PARAMS) -> list[list[int]]:
+    done = llm.generate([{"prompt_token_ids": p} for p in PROMPTS[: len(params)]], params, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in done]
+
+
+def prepared(llm: LLM) -> dict[str, list[int]]:
+    """Return prepared sizes by way of sampling, as they are now."""
+    runner: Any = llm._engine()._loop._executor._runner  # type: ignore[attr-defined]
+    return {kind["sampling"]: kind["sizes"] for kind in runner.describe()["prepared"]["kinds"]}
+
+
+def test_what_no_step_has_wanted_yet_is_prepared_in_idle_time(tiny_llama: Path, vendor: Site) -> None:
+    with opened(tiny_llama, eager=True) as llm:
+        expected = tokens(llm)
+    with opened(tiny_llama, eager=False) as llm:
+        assert prepared(llm) == {"greedy": [2]}
+        assert llm._engine().poll(0.001) is None
+        assert prepared(llm) == {"greedy": [2, 5]}
+        assert tokens(llm) == expected
+        # A way to sample that came up makes all its sizes worth preparing.
+        tokens(llm, [sampling(4, temperature=0.9, seed=3)])
+        assert prepared(llm)["full"] == [2]
+        assert llm._engine().poll(0.001) is None
+        assert prepared(llm) == {"greedy": [2, 5], "full": [2, 5]}
+        assert tokens(llm) == expected
+
+
+@pytest.mark.parametrize("error", [MemoryError("as asked"), RuntimeError("no such kernel, as asked")], ids=repr)
+def test_steps_run_unprepared_where_they_cannot_be_prepared(
+    tiny_llama: Path, vendor: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with opened(tiny_llama, eager=True) as llm:
+        expected = tokens(llm)
+    import replay_vendor
+
+    original, attempts = replay_vendor.Preparer.prepare, []
+
+    def prepare(self: Any, step: Any, shape: Any) -> Any:
+        if shape.requests == 5:
+            attempts.append(shape)
+            raise error
+        return original(self, step, shape)
+
+    monkeypatch.setattr(replay_vendor.Preparer, "prepare", prepare)
+    with opened(tiny_llama, eager=False) as llm:
+        assert tokens(llm) == expected
+        assert llm._engine().poll(0.001) is None
+        assert tokens(llm) == expected
+        assert len(attempts) == 1, "it is not tried again"
+        assert prepared(llm) == {"greedy": [2]}
+
+
+def test_a_device_that_breaks_while_a_step_is_prepared_ends_the_engine(
+    tiny_llama: Path, vendor: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tiny_llama, eager=False) as llm:
+        import replay_vendor
+
+        def prepare(self: Any, step: Any, shape: Any) -> Any:
+            raise RuntimeError("illegal access, as asked")
+
+        monkeypatch.setattr(replay_vendor.Preparer, "prepare", prepare)
+        monkeypatch.setattr(replay_vendor.ReplayingDevice, "health", lambda self: "illegal access")
+        with pytest.raises(EngineDeadError, match="preparing failed with RuntimeError: illegal access"):
+            llm._engine().poll(0.001)
+        with pytest.raises(EngineDeadError, match="preparing failed"):
+            tokens(llm)
