@@ -17,11 +17,10 @@ from hardpoint.ops.ranking import top_k_tokens as top_k_reference
 from hardpoint.ops.sampling import sample_top_k as sample_reference
 from hardpoint_triton.dependent import keywords, release, wait
 from hardpoint_triton.sampling_best_kernels import WIDTH, block_maxima, ordered
-from hardpoint_triton.sampling_draw_kernels import mass_of, target_of, weights_of
+from hardpoint_triton.sampling_weight_kernels import mass_of, target_of, weights_of, whole_of
 
 #: Tokens that one program orders at most; more are the reference's.
 MOST: Final = 128
-_ONE: Final = tl.constexpr(1099511627776.0)
 _NOTHING: Final = tl.constexpr(-0x80000000)
 _LOW: Final = tl.constexpr(0xFFFFFFFF)
 
@@ -114,7 +113,7 @@ def _draw_top_k(
     best = tl.sum(tl.where(at == 0, value, 0.0), 0)
     least = tl.load(min_p + row) if HAS_MIN_P else 0.0
     weights = weights_of(value, best, tl.load(temperature + row), least)
-    whole = tl.where(at < k, (weights * _ONE).to(tl.int64), 0)
+    whole = tl.where(at < k, whole_of(weights), 0)
     if HAS_TOP_P:
         mass = mass_of(tl.sum(whole, 0), tl.load(top_p + row))
         last = tl.sum((tl.cumsum(whole, 0) - whole < mass).to(tl.int32), 0) - 1
