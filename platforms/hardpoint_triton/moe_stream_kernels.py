@@ -25,6 +25,8 @@ class Stream:
 GATE_UP: Final = Stream(rows=4, block=512, warps=4)
 DOWN: Final = Stream(rows=64, block=128, warps=4)
 DOWN_OF_ONE: Final = Stream(rows=64, block=256, warps=8)
+#: Programs that it takes to keep every multiprocessor's memory requests in flight.
+LEAST_PROGRAMS: Final = 256
 #: Rows of the router per program.
 ROUTER_ROWS: Final = 2
 
@@ -188,6 +190,8 @@ def stream_experts(
     k_padded, way = triton.next_power_of_2(k), DOWN_OF_ONE if tokens == 1 else DOWN
     weight, scale, bias = experts.down, experts.down_scale, experts.down_bias
     rows = max(1, way.rows // k_padded)
+    while rows > 1 and tokens * triton.cdiv(hidden, rows) < LEAST_PROGRAMS:
+        rows //= 2
     _down[(tokens, triton.cdiv(hidden, rows))](
         middle, weights, ids, weight, weight if scale is None else scale, weight if bias is None else bias,
         out if residual is None else residual, out, 0 if residual is None else residual.stride(0), experts.first, count,
