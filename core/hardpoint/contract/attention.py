@@ -85,7 +85,9 @@ class KVLayout:
 class BatchView:
     """One step's batch for one KV group, in the plan's row order (decodes first).
 
-    Arrays named ``*_host`` are numpy on the host; the others are tensors on the device.
+    Arrays named ``*_host`` are numpy on the host; the others are tensors on the device. On a device of fixed shapes tensors of
+    tokens may be longer than ``num_tokens``: the rest is padding whose slots are in the null block and whose results count
+    for nothing.
 
     Attributes:
         num_requests: n.

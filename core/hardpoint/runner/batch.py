@@ -6,6 +6,7 @@ decides (the newest tokens of a row) exists on the device only, so that the next
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,14 @@ from hardpoint.runner.sampling.transfer import Uploads
 
 @dataclass(slots=True)
 class BlockTable:
-    """One KV group's block tables: int32[max_rows + 1, width] on host and device, always equal."""
+    """One KV group's block tables: int32[max_rows + 1, width] on host and device, always equal.
+
+    ``slot_dtype`` is numpy's name of the type in which the group's attention backend wants slots.
+    """
 
     host: npt.NDArray[np.int32]
     device: torch.Tensor
+    slot_dtype: str = "int64"
 
 
 class PersistentBatch:
@@ -32,7 +37,7 @@ class PersistentBatch:
     Args:
         max_rows: rows, ``BatchLimits.max_requests``.
         max_blocks: blocks that the longest sequence takes.
-        num_groups: KV groups.
+        slot_dtypes: per KV group, see :class:`BlockTable`.
         device: where the device side lives.
 
     Attributes:
@@ -40,7 +45,7 @@ class PersistentBatch:
         newest: int64[max_rows + 1, 2] on the device, see :mod:`hardpoint.ops.decode`.
     """
 
-    def __init__(self, *, max_rows: int, max_blocks: int, num_groups: int, device: Device) -> None:
+    def __init__(self, *, max_rows: int, max_blocks: int, slot_dtypes: Sequence[str], device: Device) -> None:
         place = device.torch_device
         self.upload = Uploads(device)
         self.spare_row = max_rows
@@ -51,8 +56,9 @@ class PersistentBatch:
             BlockTable(
                 host=np.zeros((max_rows + 1, max_blocks), np.int32),
                 device=torch.zeros((max_rows + 1, max_blocks), dtype=torch.int32, device=place),
+                slot_dtype=slot_dtype,
             )
-            for _ in range(num_groups)
+            for slot_dtype in slot_dtypes
         )
 
     def apply(self, plan: StepPlan) -> None:

@@ -56,6 +56,7 @@ class PreparedDecodes:
         block_size: tokens per block.
         sampler: of the same batch.
         ops: kernels.
+        alone: whether this is the only rank. Several must agree on what is prepared, so that none goes on without.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class PreparedDecodes:
         block_size: int,
         sampler: Sampler,
         ops: OpTable,
+        *,
+        alone: bool = True,
     ) -> None:
         self._preparer = preparer
         self._model = model
@@ -95,8 +98,10 @@ class PreparedDecodes:
         self._policy = Preparation(self._sizes)
         #: Seconds that preparing took, all in all.
         self._seconds = 0.0
+        self._alone, self._lenient = alone, False
         for shape in preparer.first(limits):
             self._get_ready(_Key(shape.requests, self._stage(EMPTY, EMPTY), GREEDY))
+        self._lenient = alone
 
     @staticmethod
     def of(
@@ -108,12 +113,14 @@ class PreparedDecodes:
         block_size: int,
         sampler: Sampler,
         ops: OpTable,
+        *,
+        alone: bool = True,
     ) -> PreparedDecodes | None:
         """Return prepared decodes where device and attention support them, else ``None``."""
         preparer = device.preparer()
         if preparer is None or any(planner.graphs == GraphSupport.NONE for planner in planners):
             return None
-        return PreparedDecodes(preparer, limits, device, model, planners, batch, block_size, sampler, ops)
+        return PreparedDecodes(preparer, limits, device, model, planners, batch, block_size, sampler, ops, alone=alone)
 
     def takes(self, plan: StepPlan) -> bool:
         """Return whether every row of ``plan`` decodes and samples, and a shape that can be prepared holds them."""
@@ -192,15 +199,20 @@ class PreparedDecodes:
         self._prepare(key)
 
     def _prepare(self, key: _Key) -> bool:
-        """Prepare a step whose inputs are staged and uploaded; ``False`` where memory does not suffice."""
+        """Prepare a step whose inputs are staged and uploaded; ``False`` where that cannot be done.
+
+        Not for want of memory, and after the start not for any reason that leaves the device sound, must requests suffer:
+        their steps run unprepared.
+        """
         began = time.perf_counter()
         shape = BatchShape(tokens=key.size, requests=key.size, decode=True)
         try:
             self._prepared[key] = self._preparer.prepare(lambda: self._forward(key), shape)
         except Exception as error:
-            if not self._device.is_oom(error):
+            short = self._alone and self._device.is_oom(error)
+            if not (short or (self._lenient and self._device.health() is None)):
                 raise
-            log.warning("steps of %d rows run unprepared: memory ran out while one was prepared", key.size)
+            log.warning("decode steps of %d rows run unprepared, preparing one failed", key.size, exc_info=True)
             self._policy.refuse(key.size, (key.variant, key.kind))
         else:
             self._policy.done(key.size, (key.variant, key.kind))
@@ -215,6 +227,7 @@ class PreparedDecodes:
             token_ids, positions, seq_lens, group_slots, own = self._ops.decode_inputs(
                 blocks[: key.size], fields.rows, fields.computed, self._batch.newest, table.device, self._block_size
             )
+            group_slots = group_slots.to(getattr(torch, table.slot_dtype))
             view = self._view(table, seq_lens, own, group_slots)
             if isinstance(planner, StagedPlanner):
                 view.variant = next(variants)

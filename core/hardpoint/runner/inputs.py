@@ -17,8 +17,8 @@ class StepInputs:
     """What one step's forward pass reads.
 
     Attributes:
-        token_ids: int64[T].
-        positions: int64[T].
+        token_ids: int64[P], the step's T tokens and padding.
+        positions: int64[P].
         views: per KV group the batch as attention sees it.
         sample_index: int64[m], positions in T after which a token is sampled.
         sample_at: int32[m], plan positions of the rows that sample.
@@ -31,8 +31,8 @@ class StepInputs:
     sample_at: Int32s
 
 
-def prepare(plan: StepPlan, batch: PersistentBatch, block_size: int) -> StepInputs:
-    """Return the inputs of ``plan`` for a batch to which it has been applied.
+def prepare(plan: StepPlan, batch: PersistentBatch, block_size: int, padded: int = 0) -> StepInputs:
+    """Return the inputs of ``plan`` for a batch to which it has been applied, with at least ``padded`` tokens.
 
     What the host knows crosses in one copy: ids, positions, slots, lengths. The device adds tokens that it sampled itself.
     """
@@ -46,8 +46,14 @@ def prepare(plan: StepPlan, batch: PersistentBatch, block_size: int) -> StepInpu
     sample_at = np.flatnonzero(plan.samples).astype(np.int32)
     token_rows = np.repeat(plan.rows, counts)
     column, offset = np.divmod(positions, block_size)
-    slots = [table.host[token_rows, column] * np.int64(block_size) + offset for table in batch.tables]
-    token_ids = np.zeros(total, np.int64)
+    slots = [
+        (table.host[token_rows, column] * np.int64(block_size) + offset).astype(table.slot_dtype, copy=False)
+        for table in batch.tables
+    ]
+    token_ids = np.zeros(max(total, padded), np.int64)
+    if padded > total:
+        positions = np.pad(positions, (0, padded - total))
+        slots = [np.pad(own, (0, padded - total)) for own in slots]
     for row, start, count, first in zip(
         plan.rows[decodes:], computed[decodes:], counts[decodes:], query_start[decodes:], strict=False
     ):

@@ -198,6 +198,7 @@ class TorchRunner:
                 block_size,
                 self._sampler,
                 self._ops,
+                alone=self._launch.world.size == 1,
             )
 
     @torch.inference_mode()

@@ -113,10 +113,13 @@ def config(platform: Platform, allowed: tuple[str, ...]) -> EngineConfig:
 
 @pytest.fixture(scope="session")
 def device(platform: Platform, info: DeviceInfo, config: EngineConfig) -> Iterator[Device]:
-    """The device under test, open for the whole session."""
-    opened = platform.open(info.index, config)
-    yield opened
-    opened.close()
+    """The device under test, open for the whole session in an environment like a worker's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in platform.launch(config).env.items():
+            patch.setenv(name, value)
+        opened = platform.open(info.index, config)
+        yield opened
+        opened.close()
 
 
 class Report:

@@ -22,6 +22,8 @@ from hardpoint.testing.tiny_models import make_tiny
 
 _MODELS = ("LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM", "Qwen3MoeForCausalLM")
 _TOKENS = 12
+#: Long enough for sequences to outgrow a small cache.
+_LONG = 40
 
 
 @pytest.fixture(scope="module", params=_MODELS)
@@ -73,11 +75,12 @@ def test_tokens_depend_on_the_prompt_alone(
     model: tuple[str, Path], settings: dict[str, Any], reference: Reference
 ) -> None:
     asked = prompts(200, count=6, longest=60)
-    expected, info = invariance.default_run(model[1], asked, _TOKENS, **settings)
-    assert expected[: len(asked)] == expected[len(asked) :], "a warm prefix cache changed a greedy result"
-    for name, found in invariance.variant_runs(model[1], asked, _TOKENS, info, **settings):
+    expected, info = invariance.default_run(model[1], asked, _LONG, **settings)
+    first, warm = expected[: len(asked)], expected[len(asked) :]
+    runs = invariance.variant_runs(model[1], asked, _LONG, info, **settings)
+    for name, found in [("warm prefix cache", warm), *runs]:
         if settings["dtype"] == "float32":
-            assert found == expected[: len(asked)], name
+            assert found == first, name
         else:
             check_verdict(reference.judge_all(asked, found), routed="Moe" in model[0])
 
@@ -88,5 +91,4 @@ def test_the_engine_explains_its_choices(model: tuple[str, Path], settings: dict
         greedy(llm, [[1, 2, 3]], 1)
     told = repr(description)
     assert settings["platform"] in told
-    for part in ("kv", "runner"):
-        assert part in description
+    assert {"device", "kv", "memory"} <= set(description)

@@ -55,9 +55,11 @@ for kind, names in (("attention_backends", platform.attention_backends()), ("ops
     for name in names:
         if name != "reference":
             catalogue.create(kind, name)
+config = EngineConfig.of(platform=platform.name)
 if not hasattr(platform, "runner"):
-    device = platform.open(platform.devices()[0].index, EngineConfig.of(platform=platform.name))
-    device.close()
+    os.environ.update(platform.launch(config).env)
+    environment.update(platform.launch(config).env)
+    platform.open(platform.devices()[0].index, config).close()
 after = snapshot()
 # A submodule that was imported in between appears as an attribute of its package: not a change of what was there.
 changed = sorted(".".join(key) for key, value in before.items() if after.get(key) != value and not private(key))
