@@ -49,7 +49,7 @@ class LinearSources:
 
     def local_shape(self, suffix: str, spec: TensorSpec, part: Part) -> tuple[int, ...]:
         """Return the shape of this rank's share of a part's stored tensor."""
-        region = self._region(f"{self.path}.{suffix}", spec, spec.shape, part.start, part.stop, part.rows)
+        region = self._region(f"{part.paths[0]}.{suffix}", spec, spec.shape, part.start, part.stop, part.rows)
         return tuple(each.stop - each.start for each in region)
 
     def ways(

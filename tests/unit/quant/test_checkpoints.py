@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from weights_rig import edit_config, load
 
 from hardpoint import LLM, SamplingParams
-from hardpoint.contract.errors import CheckpointError
+from hardpoint.contract.errors import CheckpointError, ConfigError
 
 E8M0 = torch.float8_e8m0fnu
 
@@ -221,3 +221,42 @@ def test_experts_stored_in_8_bits(scaling: Scaling, checkpoint: Callable[..., Pa
     want = torch.cat([values[f"{path}.{name}_proj"] for name in ("gate", "up")])
     torch.testing.assert_close(experts.gate_up[3].double(), want, rtol=1e-6, atol=0)
     torch.testing.assert_close(experts.down[3].double(), values[f"{path}.down_proj"], rtol=1e-6, atol=0)
+
+
+#: Half of the heads of each kind is a whole block.
+SPLIT = {"hidden_size": 256, "num_key_value_heads": 4, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize("name", ["autofp8-static", "blocks", "compressed-channel"])
+def test_ranks_hold_their_part(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks' outputs sum up to one rank's, with blocks that both cut along their borders."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "models"))
+    from threaded_ranks import on_ranks
+
+    from hardpoint.testing.tiny_models import make_tiny
+
+    config, scaling, spelling = FILES[name]
+    folder = make_tiny("LlamaForCausalLM", tmp_path, **SPLIT, intermediate_size=512)
+    values = store(folder, config, scaling, **spelling)
+    parts = on_ranks(2, lambda comm: load(folder, None, (), comm).model)
+    path = "model.layers.0.mlp"
+    for rank, part in enumerate(parts):
+        mlp = part.layers[0].mlp
+        mine = slice(256 * rank, 256 * (rank + 1))
+        gate_up = torch.cat([values[f"{path}.{each}_proj"][mine] for each in ("gate", "up")])
+        torch.testing.assert_close(mlp.gate_up.packed["weight"].double(), gate_up, rtol=1e-7, atol=0)
+        down = values[f"{path}.down_proj"][:, mine]
+        torch.testing.assert_close(mlp.down.packed["weight"].double(), down, rtol=1e-7, atol=0)
+
+
+def test_ranks_that_would_cut_a_block_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "models"))
+    from threaded_ranks import on_ranks
+
+    from hardpoint.testing.tiny_models import make_tiny
+
+    config, scaling, spelling = FILES["blocks"]
+    folder = make_tiny("LlamaForCausalLM", tmp_path, **SPLIT, intermediate_size=320)
+    store(folder, config, scaling, **spelling)
+    with pytest.raises(ConfigError, match=r"down_proj\.weight_scale: features .* cut through .*\(128 features in 1\)"):
+        on_ranks(2, lambda comm: load(folder, None, (), comm))
