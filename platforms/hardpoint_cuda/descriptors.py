@@ -16,9 +16,18 @@ ATTENTION = Descriptor(
     name="cudnn",
     contract=(1, 0),
     implementation="hardpoint_cuda.attention:CudnnAttention",
-    summary="cuDNN for long prefill chunks, Triton for the rest",
+    summary="cuDNN for recurring shapes of long prompts, Triton for the rest",
     requires=("triton",),
     remedy="pip install hardpoint[cuda]",
+)
+FLASHINFER = Descriptor(
+    kind="attention_backends",
+    name="flashinfer",
+    contract=(1, 0),
+    implementation="hardpoint_cuda.flashinfer_attention:FlashinferAttention",
+    summary="FlashInfer's paged wrappers; compiles for tens of seconds at first use, and runs without graphs",
+    requires=("triton", "flashinfer"),
+    remedy="pip install hardpoint[cuda,flashinfer]",
 )
 SCALED_MM = Descriptor(
     kind="linear_kernels",
