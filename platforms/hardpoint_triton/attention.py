@@ -15,7 +15,7 @@ from hardpoint.contract.device import GraphSupport
 from hardpoint_triton import attention_kernels, dependent, rope_kernels
 from hardpoint_triton.cascade import Prefixes, PrefixFinder, SharedUploads, SharedWork
 from hardpoint_triton.chunks import Chunks, divide_chunks, gather_own, gather_past, launch_dense, takes_dense
-from hardpoint_triton.decode import DecodeWork, WorkLists, decode_shape, launch_decode
+from hardpoint_triton.decode import DecodeWork, WorkLists, launch_decode
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import Device
@@ -82,14 +82,7 @@ class TritonPlanner:
         self._device = device.torch_device
         self._token_bytes = spec.token_bytes
         self._units = device.info.compute_units or 64
-        self._lists = WorkLists(
-            self._device,
-            self._units,
-            decode_shape(spec.head_size, spec.dtype),
-            spec.num_kv_heads,
-            spec.window,
-            limits.max_requests,
-        )
+        self._lists = WorkLists(self._device, self._units, spec, limits.max_requests)
         # Blocks that left a window are not shared but gone.
         args = block_size, spec.num_kv_heads, spec.head_size, spec.token_bytes
         self._finders = None if spec.window is not None else (PrefixFinder(*args), PrefixFinder(*args))
@@ -184,9 +177,8 @@ class TritonLayer:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         batch = plan.batch
         if plan.decodes.count:
-            shape = decode_shape(self._config.head_size, str(kv.dtype).removeprefix("torch."))
             launch_decode(
-                self._config, shape, self._block_size, q, kv, out, plan.decodes, batch.seq_lens, batch.block_table, sinks,
+                self._config, self._block_size, q, kv, out, plan.decodes, batch.seq_lens, batch.block_table, sinks,
                 (1.0, 1.0), keywords,
             )  # fmt: skip
         if batch.num_decodes < batch.num_requests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from typing import Any, Final
 
@@ -11,10 +12,14 @@ import torch
 import triton
 
 from hardpoint.contract.attention import AttentionLayerConfig
-from hardpoint.contract.kv import DTYPE_BYTES
+from hardpoint.contract.kv import DTYPE_BYTES, KVSpec
 from hardpoint_triton.cascade import SharedWork
-from hardpoint_triton.decode_kernels import RECORD, decode, divide
+from hardpoint_triton.decode_kernels import RECORD, decode, divide, join
 
+#: Up to so many requests, a further launch merges pieces: many programs share what the last one would do alone.
+JOINED_REQUESTS: Final = 16
+#: Kinds of 8-bit caches, see ``decode_kernels.decode``.
+NARROW: Final = {torch.float8_e4m3fn: 1, torch.float8_e5m2: 2}
 #: Floating-point numbers that a warp holds at a time while it merges.
 MERGE_ELEMENTS: Final = 2048
 ROWS: Final = 16
@@ -48,14 +53,27 @@ class DecodeShape:
 
 
 @cache
-def decode_shape(head_size: int, kv_dtype: str) -> DecodeShape:
-    """Return the launch for heads of ``head_size`` elements, chosen by measurement on an H200."""
+def decode_shape(head_size: int, kv_dtype: str, shared: bool = False) -> DecodeShape:
+    """Return the launch for heads of ``head_size`` elements, chosen by measurement on an H200.
+
+    What is left of contexts whose beginning is shared is short: more and smaller programs hide how each of them starts.
+    """
     row_bytes = triton.next_power_of_2(head_size) * DTYPE_BYTES[kv_dtype]
     if row_bytes > 512:
         return DecodeShape(tokens=16, programs=2, warps=4, stages=2)
     if row_bytes > 256 or kv_dtype == "float32":
         return DecodeShape(tokens=32, programs=2, warps=4, stages=3)
-    return DecodeShape(tokens=64, programs=3, warps=4, stages=3, registers=168)
+    if shared:
+        return DecodeShape(tokens=32, programs=6, warps=2, stages=3, registers=168)
+    return DecodeShape(tokens=64, programs=2, warps=4, stages=3)
+
+
+class Join(IntEnum):
+    """Who merges the pieces of a request and key/value head, see ``decode_kernels.decode``."""
+
+    LAST = 0
+    PIECES = 1
+    ALL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +82,8 @@ class DecodeWork:
 
     Attributes:
         count: decoding requests.
-        programs: of the launch.
+        shape, programs: of the launch.
+        join: who merges.
         starts, records: see ``decode_kernels.divide``.
         counters: int32, zero between launches.
         scratch: partial results, float32; one buffer for all layers.
@@ -72,7 +91,9 @@ class DecodeWork:
     """
 
     count: int
+    shape: DecodeShape
     programs: int
+    join: Join
     starts: torch.Tensor
     records: torch.Tensor
     counters: torch.Tensor
@@ -103,50 +124,48 @@ class WorkLists:
 
     Args:
         units: multiprocessors.
-        shape: of the launches.
-        window: sliding window in tokens.
+        spec: of the group's layers.
+        max_requests: of a step; more are taken, at new addresses.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        units: int,
-        shape: DecodeShape,
-        num_kv_heads: int,
-        window: int | None,
-        max_requests: int,
-    ) -> None:
+    def __init__(self, device: torch.device, units: int, spec: KVSpec, max_requests: int) -> None:
         self._device = device
-        self._shape = shape
-        self._num_kv_heads = num_kv_heads
-        self._window = window or 0
-        self._programs = units * shape.programs
+        self._units = units
+        self._num_kv_heads = spec.num_kv_heads
+        self._window = spec.window or 0
+        self._plain = decode_shape(spec.head_size, spec.dtype)
+        self._shared = decode_shape(spec.head_size, spec.dtype, shared=True)
+        most = units * max(self._plain.programs, self._shared.programs)
+        self._records = torch.zeros(most * RECORD.value, dtype=torch.int32, device=device)
         self._scratch = Scratch(device)
         self._reserve(max_requests)
 
     def _reserve(self, requests: int) -> None:
         self._capacity = requests
         self._starts = torch.zeros(requests + 1, dtype=torch.int32, device=self._device)
-        self._records = torch.zeros(self._programs * RECORD.value, dtype=torch.int32, device=self._device)
         self._counters = torch.zeros(requests * self._num_kv_heads, dtype=torch.int32, device=self._device)
 
     def make(self, seq_lens: torch.Tensor, count: int, shared: SharedWork | None) -> DecodeWork:
         """Divide the first ``count`` requests of ``seq_lens``; what is shared is left out."""
         if count > self._capacity:
             self._reserve(triton.next_power_of_2(count))
+        shape = self._plain if shared is None else self._shared
+        programs = self._units * shape.programs
         if count:
             divide[(1,)](
                 seq_lens, seq_lens if shared is None else shared.skipped, self._starts, self._records,
-                count, (count - 1).bit_length(), self._programs,
-                KV_HEADS=self._num_kv_heads, BLOCK_N=self._shape.tokens, WINDOW=self._window,
-                SKIPS=shared is not None, CHUNK=1024, PROGRAMS_PAD=triton.next_power_of_2(self._programs), num_warps=4,
+                count, (count - 1).bit_length(), programs,
+                KV_HEADS=self._num_kv_heads, BLOCK_N=shape.tokens, WINDOW=self._window,
+                SKIPS=shared is not None, CHUNK=1024, PROGRAMS_PAD=triton.next_power_of_2(programs), num_warps=4,
             )  # fmt: skip
-        return DecodeWork(count, self._programs, self._starts, self._records, self._counters, self._scratch, shared)
+        join = Join.ALL if shared is not None else Join.PIECES if count <= JOINED_REQUESTS else Join.LAST
+        return DecodeWork(
+            count, shape, programs, join, self._starts, self._records, self._counters, self._scratch, shared
+        )
 
 
 def launch_decode(
     config: AttentionLayerConfig,
-    shape: DecodeShape,
     block_size: int,
     q: torch.Tensor,
     kv: torch.Tensor,
@@ -159,25 +178,31 @@ def launch_decode(
     keywords: Mapping[str, Any],
 ) -> None:
     """Attend for the first ``work.count`` requests: q, out [requests, heads, head_size], ``out`` contiguous."""
-    heads, size = config.num_heads, config.head_size
-    group = heads // config.num_kv_heads
-    padded, wide = triton.next_power_of_2(group), max(16, triton.next_power_of_2(size))
-    pieces = 2 * work.programs * group
+    heads, size, kv_heads = config.num_heads, config.head_size, config.num_kv_heads
+    group = heads // kv_heads
+    shape, shared, narrow = work.shape, work.shared, NARROW.get(kv.dtype, 0)
+    padded, wide = triton.next_power_of_2(group), max(32 if narrow else 16, triton.next_power_of_2(size))
+    pieces = (2 * work.programs + (work.count * kv_heads if work.join == Join.ALL else 0)) * group
     partial = work.scratch.floats("pieces", pieces * (size + 2))
-    shared = work.shared
-    splits = 0
-    before = (partial, partial, partial)
+    partials = partial, partial[pieces * size :], partial[pieces * (size + 1) :]
+    splits, before = 0, partials
     if shared is not None:
         splits, before = shared.attend(config, block_size, q, kv, table, work.scratch, scales, keywords)
+    skipped = seq_lens if shared is None else shared.skipped
+    pairs = kv.view(torch.int16) if narrow else kv
     decode[(work.programs,)](
-        q, kv, out, partial, partial[pieces * size :], partial[pieces * (size + 1) :], work.counters,
-        work.records, work.starts, seq_lens, seq_lens if shared is None else shared.skipped, table,
-        q if sinks is None else sinks, *before,
-        config.scale, config.soft_cap or 1.0, *scales,
-        table.stride(0), q.stride(0), *kv.stride()[:4],
+        q, pairs, out, *partials, work.counters, work.records, work.starts, seq_lens, skipped, table,
+        q if sinks is None else sinks,
+        config.scale, config.soft_cap or 1.0, *scales, table.stride(0), q.stride(0), *pairs.stride()[:4],
         HEADS=heads, G=group, G_PAD=padded, D=size, D_PAD=wide, BLOCK_SIZE=block_size,
         BLOCK_M=max(ROWS, padded), BLOCK_N=shape.tokens, PIECES=max(1, shape.warps * MERGE_ELEMENTS // (padded * wide)),
-        WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None, SHARED_SPLITS=splits,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        **shape.keywords(q.device), **keywords,
+        WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None,
+        NARROW=narrow, ASM=q.is_cuda and torch.version.hip is None, JOIN=int(work.join), SHARED=shared is not None,
+        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", **shape.keywords(q.device), **keywords,
     )  # fmt: skip
+    if work.join != Join.LAST:
+        join[(work.count, heads)](
+            *partials, *before, out, work.starts, skipped, work.count, work.programs,
+            HEADS=heads, G=group, D=size, D_PAD=wide, PIECES=16 if shared is None else 2,
+            SHARED_SPLITS=splits, SPLITS_PAD=max(1, splits), num_warps=1 if shared is not None else 4, **keywords,
+        )  # fmt: skip
