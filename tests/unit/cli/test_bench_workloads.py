@@ -138,7 +138,6 @@ def test_a_trace_of_the_last_workload(tmp_path: Path) -> None:
 
 
 def test_a_sweep_and_its_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     path, plot = tmp_path / "sweep.json", tmp_path / "sweep.svg"
     sizes = ("--concurrency", "4,1", "--input-len", "20", "--output-len", "4", "--repetitions", "2")
     invoke("sweep", *sizes, "--output-json", str(path), "--label", "demo", *ENGINE)
