@@ -48,6 +48,15 @@ def test_attention_agrees_with_dense_attention(label: str, device: Device) -> No
     check_attention(TritonAttention(), device, CASES[label])
 
 
+def test_the_last_program_merges_what_several_have(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in steps of many requests; in those of few a further launch merges."""
+    from hardpoint_triton import decode
+    from hardpoint_triton.attention import TritonAttention
+
+    monkeypatch.setattr(decode, "JOINED_REQUESTS", 0)
+    check_attention(TritonAttention(), device, replace(CASES["decode"], requests=((300, 1), (17, 1)), decodes=2))
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["composed", "fused"])
 def test_what_decodes_share_is_read_once(fused: bool, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a step that is planned as it comes, and in a prepared one."""
