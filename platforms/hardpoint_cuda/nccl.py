@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributed import AllreduceOptions, ReduceScatterOptions, Store  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import AllgatherOptions  # type: ignore[attr-defined]
+from torch._C._distributed_c10d import AllgatherOptions, AllreduceOptions, ReduceScatterOptions
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from hardpoint.contract.collectives import World
 from hardpoint.contract.errors import PluginError
