@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from types import ModuleType
@@ -83,8 +84,7 @@ def backend(monkeypatch):
     module.BatchPrefillWithPagedKVCacheWrapper = Prefill
     monkeypatch.setitem(sys.modules, "flashinfer", module)
     monkeypatch.delitem(sys.modules, "hardpoint_cuda.flashinfer_attention", raising=False)
-    from hardpoint_cuda import flashinfer_attention
-
+    flashinfer_attention = importlib.import_module("hardpoint_cuda.flashinfer_attention")
     monkeypatch.setattr(flashinfer_attention, "WORKSPACE", 64)
     yield flashinfer_attention.FlashinferAttention()
     del sys.modules["hardpoint_cuda.flashinfer_attention"]
