@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 import torch
@@ -16,6 +17,8 @@ from hardpoint_triton.norm_kernels import rms_norm
 
 #: Pairs of token and expert up to which the experts' rows stream through vector products.
 STREAMED_PAIRS: Final = 32
+#: Compute capability from which NVIDIA's chips read 8-bit floats.
+FIRST_WITH_CODES: Final = (8, 9)
 #: Hidden elements up to which one program norms a token while it multiplies by the router.
 ROUTED_HIDDEN: Final = 8192
 #: Tokens up to which every program of the router's product norms its token for itself.
@@ -84,12 +87,31 @@ def _run(
     x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: Experts, residual: torch.Tensor | None
 ) -> torch.Tensor:
     residual = None if residual is None else _rows(residual)
+    if experts.gate_up_scale is not None and not _reads_codes(x.device):
+        experts = _dense(experts, x.dtype)
     pairs = ids.numel()
     if pairs == 0:
         return torch.empty_like(x)
     if pairs <= STREAMED_PAIRS:
         return stream_experts(x, weights, ids, experts, residual)
     return group_experts(x, weights, ids, experts, residual, tiles_for(pairs, experts))
+
+
+@cache
+def _reads_codes(device: torch.device) -> bool:
+    """Return whether Triton knows E4M3 on ``device``; its interpreter does."""
+    if device.type != "cuda":
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FIRST_WITH_CODES
+
+
+def _dense(experts: Experts, dtype: torch.dtype) -> Experts:
+    """Return experts whose weights are what their codes mean: slow, where nothing else reads them."""
+    made = {}
+    for name in ("gate_up", "down"):
+        codes, scale = getattr(experts, name), getattr(experts, f"{name}_scale")
+        made |= {name: (codes.float() * scale.unsqueeze(-1)).to(dtype), f"{name}_scale": None}
+    return replace(experts, **made)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
