@@ -114,6 +114,10 @@ def config(platform: Platform, allowed: tuple[str, ...]) -> EngineConfig:
 @pytest.fixture(scope="session")
 def device(platform: Platform, info: DeviceInfo, config: EngineConfig) -> Iterator[Device]:
     """The device under test, open for the whole session in an environment like a worker's."""
+    from hardpoint.contract.platform import RunnerPlatform
+
+    if isinstance(platform, RunnerPlatform):
+        refuse("the platform runs whole models; there is no torch device")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in platform.launch(config).env.items():
             patch.setenv(name, value)

@@ -1,0 +1,73 @@
+"""Outside packages, installed by pip beside the checkout, against the conformance suite as their vendors would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VENDORS = Path(__file__).parent
+#: What a vendor's pull request would run on every push; the rest is marked slow here.
+QUICK = "test_contract or test_memory or test_staging or test_scheduler or test_patches or test_prepare or test_streams"
+
+
+@pytest.fixture(scope="module", params=["acme", "numpy_runner"])
+def vendor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A package's platform, and the folder into which pip put the package and nothing else."""
+    site = tmp_path_factory.mktemp(request.param)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(site),
+        str(VENDORS / request.param),
+    ]
+    subprocess.run(command, check=True, timeout=300)
+    return {"acme": "acme", "numpy_runner": "numpy"}[request.param], site
+
+
+def conformance(vendor: tuple[str, Path], where: Path, *options: str) -> dict[str, Any]:
+    """Run the suite in a process of its own, away from the checkout, and return its report."""
+    platform, site = vendor
+    record = where / "report.json"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hardpoint.testing.conformance",
+               "--platform", platform, "--conformance-json", str(record), *options]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=1800)
+    assert record.exists(), run.stdout + run.stderr
+    found: dict[str, Any] = json.loads(record.read_text())
+    assert found["totals"].get("failed", 0) == 0, run.stdout
+    assert f"{platform} conforms" in run.stdout
+    return found
+
+
+def test_the_quick_groups_pass(vendor: tuple[str, Path], tmp_path: Path) -> None:
+    found = conformance(vendor, tmp_path, "-k", QUICK)
+    assert found["platform"] == vendor[0]
+    groups = {case["group"] for case in found["cases"] if case["outcome"] == "passed"}
+    assert {"contract", "scheduler", "patches"} <= groups
+    assert all(case["reason"] for case in found["cases"] if case["outcome"] == "refused")
+
+
+@pytest.mark.slow
+def test_the_whole_suite_passes(vendor: tuple[str, Path], tmp_path: Path) -> None:
+    found = conformance(vendor, tmp_path)
+    groups = {case["group"] for case in found["cases"] if case["outcome"] == "passed"}
+    assert {"contract", "engine", "patches", "scheduler", "startup"} <= groups
+
+
+def test_vendors_import_no_private_name() -> None:
+    for file in VENDORS.glob("*/**/*.py"):
+        for line in file.read_text().splitlines():
+            if "import" in line and "hardpoint." in line:
+                assert "._" not in line, f"{file.name}: {line}"
+                assert " _" not in line.split("import", 1)[1], f"{file.name}: {line}"
