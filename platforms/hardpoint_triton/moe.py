@@ -107,11 +107,11 @@ def _reads_codes(device: torch.device) -> bool:
 
 def _dense(experts: Experts, dtype: torch.dtype) -> Experts:
     """Return experts whose weights are what their codes mean: slow, where nothing else reads them."""
-    made = {}
+    made: dict[str, torch.Tensor | None] = {}
     for name in ("gate_up", "down"):
         codes, scale = getattr(experts, name), getattr(experts, f"{name}_scale")
         made |= {name: (codes.float() * scale.unsqueeze(-1)).to(dtype), f"{name}_scale": None}
-    return replace(experts, **made)
+    return replace(experts, **made)  # type: ignore[arg-type]
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
