@@ -34,13 +34,13 @@ def test_what_no_step_has_wanted_yet_is_prepared_in_idle_time(tiny_llama: Path, 
     with opened(tiny_llama, eager=False) as llm:
         assert prepared(llm) == {"greedy": [2]}
         assert llm._engine().poll(0.001) is None
-        assert prepared(llm) == {"greedy": [2, 5]}
+        assert prepared(llm) == {"greedy": [2, 5], "full": [2, 5], "top-k": [2, 5]}
         assert tokens(llm) == expected
         # A way to sample that came up makes all its sizes worth preparing.
-        tokens(llm, [sampling(4, temperature=0.9, seed=3)])
-        assert prepared(llm)["full"] == [2]
+        tokens(llm, [sampling(4, presence_penalty=0.5)])
+        assert prepared(llm)["afterwards"] == [2]
         assert llm._engine().poll(0.001) is None
-        assert prepared(llm) == {"greedy": [2, 5], "full": [2, 5]}
+        assert prepared(llm)["afterwards"] == [2, 5]
         assert tokens(llm) == expected
 
 
@@ -63,10 +63,12 @@ def test_steps_run_unprepared_where_they_cannot_be_prepared(
     monkeypatch.setattr(replay_vendor.Preparer, "prepare", prepare)
     with opened(tiny_llama, eager=False) as llm:
         assert tokens(llm) == expected
-        assert llm._engine().poll(0.001) is None
-        assert tokens(llm) == expected
         assert len(attempts) == 1, "it is not tried again"
-        assert prepared(llm) == {"greedy": [2]}
+        assert llm._engine().poll(0.001) is None
+        assert len(attempts) == 3, "each way to sample is tried once"
+        assert tokens(llm) == expected
+        assert len(attempts) == 3
+        assert prepared(llm) == {"greedy": [2], "full": [2], "top-k": [2]}
 
 
 def test_a_device_that_breaks_while_a_step_is_prepared_ends_the_engine(

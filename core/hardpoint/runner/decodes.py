@@ -101,6 +101,8 @@ class PreparedDecodes:
         self._alone, self._lenient = alone, False
         for shape in preparer.first(limits):
             self._get_ready(_Key(shape.requests, self._stage(EMPTY, EMPTY), GREEDY))
+        for kind in (GREEDY, SamplingKind(full=True), SamplingKind(top_k=True)):
+            self._policy.expect((self._stage(EMPTY, EMPTY), kind))
         self._lenient = alone
 
     @staticmethod
@@ -164,6 +166,7 @@ class PreparedDecodes:
         kinds = [
             {"sampling": _named(sampling), "variant": str(variant), "sizes": list(sizes)}
             for (variant, sampling), sizes in cast("Any", self._policy.ready()).items()
+            if sizes
         ]
         return {"kinds": kinds, **self._policy.describe(), "seconds": round(self._seconds, 3)}
 

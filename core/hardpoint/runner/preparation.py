@@ -48,7 +48,8 @@ class Preparation:
     def choose(self, rows: int, kind: Hashable) -> Choice | None:
         """Return how to run a step of ``rows`` rows; ``None`` if it is to run unprepared.
 
-        The smallest size that holds the rows, where it is prepared or may be now; else the next larger one that is.
+        The smallest size that holds the rows, where it is prepared or may be now; else the next larger one that is. Where
+        there is none, preparing does not wait: it costs about what running the step unprepared would.
         """
         if not self.holds(rows):
             return None
@@ -59,7 +60,7 @@ class Preparation:
         if at < len(ready) and ready[at] == size:
             return Choice(size)
         if (size, kind) not in self._refused:
-            if self._since >= _PAUSE:
+            if self._since >= _PAUSE or at == len(ready):
                 self._since = 0
                 return Choice(size, prepare=True)
             self._missed[size, kind] += 1
@@ -68,6 +69,10 @@ class Preparation:
             return Choice(ready[at])
         self._eager += 1
         return None
+
+    def expect(self, kind: Hashable) -> None:
+        """Note that steps of a kind will come, so that idle moments prepare them."""
+        self._ready.setdefault(kind, [])
 
     def done(self, size: int, kind: Hashable) -> None:
         """Note that a size is prepared."""

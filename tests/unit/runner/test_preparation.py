@@ -36,13 +36,26 @@ def test_a_size_in_use_is_prepared_at_once_and_others_wait_their_turn() -> None:
     assert made.choose(20, "greedy") == Choice(24, prepare=True)
 
 
-def test_a_new_kind_runs_unprepared_while_it_must_wait() -> None:
+def test_what_would_run_unprepared_does_not_wait() -> None:
     made = ready(1, 64)
     assert made.choose(2, "greedy") == Choice(2, prepare=True)
-    assert made.choose(2, "random") is None
-    made.refuse(2, "greedy")
+    assert made.choose(2, "random") == Choice(2, prepare=True)
+    made.done(2, "random")
+    assert made.choose(1, "random") == Choice(2)
+    assert made.choose(3, "random") == Choice(4, prepare=True)
+    made.refuse(4, "random")
     for _ in range(_PAUSE):
-        assert made.choose(2, "greedy") == Choice(64)
+        assert made.choose(3, "random") is None
+    made.refuse(2, "greedy")
+    assert made.choose(2, "greedy") == Choice(64)
+
+
+def test_kinds_that_are_expected_are_prepared_in_idle_moments() -> None:
+    made = ready(*SIZES)
+    assert made.next() is None
+    made.expect("random")
+    made.expect("greedy")
+    assert made.next() == (1, "random")
 
 
 def test_idle_moments_prepare_what_was_missed_first_and_everything_in_the_end() -> None:
@@ -79,7 +92,8 @@ def test_what_is_chosen_holds_the_rows_and_is_there(steps: list[tuple[int, str]]
         assert choice.size >= rows
         if choice.prepare:
             assert (choice.size, kind) not in there
-            assert number - preparations[-1] >= _PAUSE
+            larger = any(size >= choice.size for size, other in there if other == kind)
+            assert not larger or number - preparations[-1] >= _PAUSE
             preparations.append(number)
             there.add((choice.size, kind))
             made.done(choice.size, kind)

@@ -79,11 +79,11 @@ def test_a_result_holds_for_work_queued_before_the_next_step(device: Device, pre
 
 
 def test_a_step_that_runs_out_of_memory_leaves_everything_as_it_was(device: Device, preparer: StepPreparer) -> None:
-    error = torch.OutOfMemoryError("out of memory, as asked")
-    if not device.is_oom(error):
-        error = MemoryError("out of memory, as asked")
-    if not device.is_oom(error):
+    said = "out of memory, as asked"
+    known = [error for error in (torch.OutOfMemoryError(said), MemoryError(said)) if device.is_oom(error)]
+    if not known:
         pytest.skip("refused: the device has words of its own for this")
+    error = known[0]
     inputs, step = _step(device, 2)
     prepared = preparer.prepare(step, BatchShape(tokens=2, requests=2, decode=True))
 
