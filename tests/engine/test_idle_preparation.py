@@ -14,7 +14,8 @@ from throwaway import Site, site
 
 __all__ = ["site", "vendor"]
 
-PARAMS = [sampling(2) for _ in PROMPTS]
+#: Four rows: more than the smaller shape holds, less than the larger one.
+PARAMS = [sampling(2) for _ in PROMPTS[:4]]
 
 
 def tokens(llm: LLM, params: list[SamplingParams] = PARAMS) -> list[list[int]]:
