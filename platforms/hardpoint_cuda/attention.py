@@ -124,7 +124,7 @@ class CudnnLayer(TritonLayer):
         if chunks.past is None or not chunks.relief:
             super()._attend_dense(q, k, v, kv, out, plan)
             return
-        past = gather_past(kv, chunks.past)
+        past = gather_past(kv, chunks.past, q.dtype, self._scales)
         sums = q.new_empty(q.shape[:2], dtype=torch.float32)
         launch_dense(self._config, q, k, v, past, out, plan.batch, chunks.dense, sums)
         for part in chunks.relief:

@@ -127,12 +127,17 @@ class TritonLayer:
         self._block_size = block_size
         self._group = config.num_heads // config.num_kv_heads
         self._takes_dense = takes_dense(config)
+        self._scales = (1.0, 1.0)
         self._padded = max(16, triton.next_power_of_2(config.head_size))
+
+    def set_scales(self, k_scale: float, v_scale: float) -> None:
+        self._scales = (k_scale, v_scale)
 
     def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
         config = self._config
         attention_kernels.write[(k.shape[0],)](
             k, v, kv, slots, *kv.stride()[:4], k.stride(0), v.stride(0),
+            1.0 / self._scales[0], 1.0 / self._scales[1],
             HEADS=config.num_kv_heads, D=config.head_size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
             num_warps=4,
         )  # fmt: skip
@@ -152,7 +157,7 @@ class TritonLayer:
     ) -> torch.Tensor:
         config = self._config
         q, k, v = rope_kernels.norm_rope_write(
-            qkv, rotation, config.num_heads, config.num_kv_heads, config.head_size, positions, slots, kv
+            qkv, rotation, config.num_heads, config.num_kv_heads, config.head_size, positions, slots, kv, self._scales
         )
         # The plan's lists are older than the kernel just launched, which waited for all before it.
         return self.attend(q, kv, plan, sinks, dependent.keywords(qkv.device), (k, v))
@@ -179,7 +184,7 @@ class TritonLayer:
         if plan.decodes.count:
             launch_decode(
                 self._config, self._block_size, q, kv, out, plan.decodes, batch.seq_lens, batch.block_table, sinks,
-                (1.0, 1.0), keywords,
+                self._scales, keywords,
             )  # fmt: skip
         if batch.num_decodes < batch.num_requests:
             self._attend_chunks(q, kv, out, plan, sinks, own)
@@ -190,7 +195,7 @@ class TritonLayer:
     ) -> None:
         """Attend the chunks of ``plan.chunks.dense`` to the step's ``k`` and ``v`` and to what is gathered."""
         chunks = plan.chunks
-        past = None if chunks.past is None else gather_past(kv, chunks.past)
+        past = None if chunks.past is None else gather_past(kv, chunks.past, q.dtype, self._scales)
         launch_dense(self._config, q, k, v, past, out, plan.batch, chunks.dense)
 
     def _attend_chunks(
@@ -203,9 +208,9 @@ class TritonLayer:
         own: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
         config, batch, paged = self._config, plan.batch, plan.chunks.every
-        # A cache of another type holds rounded keys and values: what a token sees must not depend on its chunk.
-        if self._takes_dense and kv.dtype == q.dtype:
-            k, v = gather_own(kv, batch.slots) if own is None else own
+        if self._takes_dense:
+            # A cache of another type holds rounded keys and values: what a token sees must not depend on its chunk.
+            k, v = own if own is not None and kv.dtype == q.dtype else gather_own(kv, batch.slots, q.dtype, self._scales)
             self._attend_dense(q, k, v, kv, out, plan)
             paged = plan.chunks.paged
         rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
@@ -215,7 +220,7 @@ class TritonLayer:
         attention_kernels.attend[(tiles.count, config.num_kv_heads)](
             q, kv, out, batch.block_table, batch.seq_lens, batch.query_start, tiles.request, tiles.token,
             q if sinks is None else sinks,
-            config.scale, config.soft_cap or 1.0, 1.0, 1.0, batch.block_table.stride(0), q.stride(0), *kv.stride()[:4],
+            config.scale, config.soft_cap or 1.0, *self._scales, batch.block_table.stride(0), q.stride(0), *kv.stride()[:4],
             HEADS=config.num_heads, G=self._group, D=config.head_size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
             BLOCK_M=rows, BLOCK_N=64, WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None,
             SINKS=sinks is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",

@@ -132,7 +132,7 @@ def merge_rows(
 
 @triton.jit
 def gather_blocks(
-    kv, blocks, held, k, v, kv_half, kv_block, kv_head, kv_token,
+    kv, blocks, held, k, v, k_scale, v_scale, kv_half, kv_block, kv_head, kv_token,
     KV: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_PAD: tl.constexpr,
 ):  # fmt: skip
     """Copy one head of one block: k, v [blocks * BLOCK_SIZE, KV, D]; tokens from ``held`` on become zero."""
@@ -145,13 +145,15 @@ def gather_blocks(
     target = (token * KV + head)[:, None] * D + dims[None, :]
     inside = (offset < BLOCK_SIZE)[:, None] & (dims < D)[None, :]
     there = inside & (offset < count)[:, None]
-    tl.store(k + target, tl.load(kv + source, mask=there, other=0.0), mask=inside)
-    tl.store(v + target, tl.load(kv + kv_half + source, mask=there, other=0.0), mask=inside)
+    keys = tl.load(kv + source, mask=there, other=0.0).to(tl.float32) * k_scale
+    values = tl.load(kv + kv_half + source, mask=there, other=0.0).to(tl.float32) * v_scale
+    tl.store(k + target, keys.to(k.dtype.element_ty), mask=inside)
+    tl.store(v + target, values.to(v.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def gather_slots(
-    kv, slots, k, v, tokens, kv_half, kv_block, kv_head, kv_token,
+    kv, slots, k, v, tokens, k_scale, v_scale, kv_half, kv_block, kv_head, kv_token,
     KV: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Copy one head of TOKENS tokens: k, v [tokens, KV, D]; those without a slot become zero."""
@@ -165,5 +167,7 @@ def gather_slots(
     target = (token.to(tl.int64) * KV + head)[:, None] * D + dims[None, :]
     wanted = inside[:, None] & (dims < D)[None, :]
     there = wanted & (slot >= 0)[:, None]
-    tl.store(k + target, tl.load(kv + source, mask=there, other=0.0), mask=wanted)
-    tl.store(v + target, tl.load(kv + kv_half + source, mask=there, other=0.0), mask=wanted)
+    keys = tl.load(kv + source, mask=there, other=0.0).to(tl.float32) * k_scale
+    values = tl.load(kv + kv_half + source, mask=there, other=0.0).to(tl.float32) * v_scale
+    tl.store(k + target, keys.to(k.dtype.element_ty), mask=wanted)
+    tl.store(v + target, values.to(v.dtype.element_ty), mask=wanted)

@@ -258,25 +258,29 @@ def merge(out: torch.Tensor, sums: torch.Tensor, other: torch.Tensor, other_sums
     )  # fmt: skip
 
 
-def gather_past(kv: torch.Tensor, past: Past) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the earlier keys and values, [tokens, kv heads, head size]; blocks follow each other whole."""
+def gather_past(
+    kv: torch.Tensor, past: Past, dtype: torch.dtype, scales: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the earlier keys and values, [tokens, kv heads, head size], in ``dtype``; blocks stay whole."""
     _, _, heads, block_size, size = kv.shape
     count = len(past.blocks)
-    k, v = kv.new_empty((2, count * block_size, heads, size)).unbind(0)
+    k, v = kv.new_empty((2, count * block_size, heads, size), dtype=dtype).unbind(0)
     gather_blocks[(count, heads)](
-        kv, past.blocks, past.held, k, v, *kv.stride()[:4],
+        kv, past.blocks, past.held, k, v, *scales, *kv.stride()[:4],
         KV=heads, D=size, D_PAD=triton.next_power_of_2(size), BLOCK_SIZE=block_size,
         BLOCK_PAD=triton.next_power_of_2(block_size), num_warps=4,
     )  # fmt: skip
     return k, v
 
 
-def gather_own(kv: torch.Tensor, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def gather_own(
+    kv: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype, scales: tuple[float, float]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return keys and values of a step's tokens [T, kv heads, head size] from the cache to which they were written."""
     _, _, heads, block_size, size = kv.shape
-    k, v = kv.new_empty((2, len(slots), heads, size)).unbind(0)
+    k, v = kv.new_empty((2, len(slots), heads, size), dtype=dtype).unbind(0)
     gather_slots[(triton.cdiv(len(slots), SLOT_TOKENS), heads)](
-        kv, slots, k, v, len(slots), *kv.stride()[:4],
+        kv, slots, k, v, len(slots), *scales, *kv.stride()[:4],
         KV=heads, D=size, D_PAD=triton.next_power_of_2(size), BLOCK_SIZE=block_size, TOKENS=SLOT_TOKENS, num_warps=4,
     )  # fmt: skip
     return k, v

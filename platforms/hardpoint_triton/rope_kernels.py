@@ -27,7 +27,7 @@ MANY_HEADS: Final = 16
 @triton.jit
 def norm_rope(
     qkv, out, q_weight, k_weight, positions, cos_sin, slots, kv,
-    qkv_stride, out_stride, k_more, k_shift, v_shift, table_stride, kv_half, kv_block, kv_head, kv_token, eps, offset, inverse_scale,
+    qkv_stride, out_stride, k_more, k_shift, v_shift, table_stride, kv_half, kv_block, kv_head, kv_token, eps, offset, inverse_k_scale, inverse_v_scale,
     HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, HALF_PAD: tl.constexpr,
     REST_PAD: tl.constexpr, GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr,
     PAIRED: tl.constexpr, WRITE: tl.constexpr, VALUES: tl.constexpr, PDL: tl.constexpr,
@@ -48,6 +48,7 @@ def norm_rope(
     # Products rather than a choice of addresses, which would hide from the compiler how they are aligned.
     beyond = (head >= HEADS).to(tl.int64)
     half = is_value.to(tl.int64)
+    inverse_scale = tl.where(is_value, inverse_v_scale, inverse_k_scale)
     target = out + token * out_stride + head * D + beyond * (k_shift + token * k_more) + half * v_shift
     moved = live & (head < HEADS + (2 * KV if VALUES else KV))
     cached = live & (head >= HEADS)
@@ -95,8 +96,8 @@ def norm_rope(
         tl.store(target[:, None] + second_at[None, :], second, mask=there)
         if WRITE:
             there = cached[:, None] & (pair < HALF)[None, :]
-            tl.store(cell[:, None] + first_at[None, :], fit_cache(first, kv, inverse_scale), mask=there)
-            tl.store(cell[:, None] + second_at[None, :], fit_cache(second, kv, inverse_scale), mask=there)
+            tl.store(cell[:, None] + first_at[None, :], fit_cache(first, kv, inverse_scale[:, None]), mask=there)
+            tl.store(cell[:, None] + second_at[None, :], fit_cache(second, kv, inverse_scale[:, None]), mask=there)
     if REST_PAD > 0:
         if NORM:
             normed = _weigh(rest, scale, q_weight, k_weight, rest_at, rest_at < D, is_query, offset, WIDE)
@@ -104,7 +105,7 @@ def norm_rope(
         tl.store(target[:, None] + rest_at[None, :], rest, mask=moved[:, None] & (rest_at < D)[None, :])
         if WRITE:
             left = cached[:, None] & (rest_at < D)[None, :]
-            tl.store(cell[:, None] + rest_at[None, :], fit_cache(rest, kv, inverse_scale), mask=left)
+            tl.store(cell[:, None] + rest_at[None, :], fit_cache(rest, kv, inverse_scale[:, None]), mask=left)
 
 
 @triton.jit
@@ -138,7 +139,7 @@ def norm_rope_write(
     positions: torch.Tensor,
     slots: torch.Tensor,
     kv: torch.Tensor,
-    scale: float = 1.0,
+    scales: tuple[float, float] = (1.0, 1.0),
     *,
     dense: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -150,7 +151,7 @@ def norm_rope_write(
         positions: int64[T].
         slots: int64[T], ``block * block_size + offset``; negative ones are not stored.
         kv: [2, blocks, num_kv_heads, block_size, head_size], keys first; the last axis contiguous.
-        scale: what a stored element of an 8-bit cache is multiplied with when it is read.
+        scales: what stored keys and values of an 8-bit cache are multiplied with when they are read.
         dense: return contiguous tensors rather than overwrite queries and keys.
 
     Returns:
@@ -165,7 +166,7 @@ def norm_rope_write(
         )
     else:
         q, k, v = torch.split(qkv.unflatten(1, (sum(parts), head_size)), parts, 1)
-    _launch(qkv, q, k, v, rotation, positions, slots, kv, scale)
+    _launch(qkv, q, k, v, rotation, positions, slots, kv, scales)
     return q, k, v
 
 
@@ -189,7 +190,7 @@ def qk_norm_rope(
     rotation = HeadRotation(
         q_weight=q_weight, k_weight=k_weight, eps=eps, offset=offset, cos_sin=cos_sin, interleaved=interleaved
     )
-    _launch(qkv, q, k, None, rotation, positions, None, None, 1.0)
+    _launch(qkv, q, k, None, rotation, positions, None, None, (1.0, 1.0))
     return q, k, v
 
 
@@ -202,7 +203,7 @@ def _launch(
     positions: torch.Tensor,
     slots: torch.Tensor | None,
     kv: torch.Tensor | None,
-    scale: float,
+    scales: tuple[float, float],
 ) -> None:
     """Fill ``q``, ``k`` and ``v``, which are parts of one tensor; values stay where ``v`` is ``None`` or in place."""
     (tokens, num_heads, head_size), num_kv_heads = q.shape, k.shape[1]
@@ -221,7 +222,8 @@ def _launch(
         qkv, q, weight if norm else qkv, rotation.k_weight if norm else qkv, positions,
         qkv if table is None else table, positions if slots is None else slots, qkv if kv is None else kv,
         qkv.stride(0), q.stride(0), k.stride(0) - q.stride(0), k_shift, v_shift, 0 if table is None else table.stride(0),
-        *((0, 0, 0, 0) if kv is None else kv.stride()[:4]), rotation.eps, rotation.offset, 1.0 / scale,
+        *((0, 0, 0, 0) if kv is None else kv.stride()[:4]), rotation.eps, rotation.offset, 1.0 / scales[0],
+        1.0 / scales[1],
         HEADS=num_heads, KV=num_kv_heads, D=head_size, HALF=half, HALF_PAD=triton.next_power_of_2(max(1, half)),
         REST_PAD=triton.next_power_of_2(rest) if rest else 0, GROUP=group,
         BLOCK_SIZE=1 if kv is None else kv.shape[3], NORM=norm,
