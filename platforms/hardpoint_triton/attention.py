@@ -210,7 +210,9 @@ class TritonLayer:
         config, batch, paged = self._config, plan.batch, plan.chunks.every
         if self._takes_dense:
             # A cache of another type holds rounded keys and values: what a token sees must not depend on its chunk.
-            k, v = own if own is not None and kv.dtype == q.dtype else gather_own(kv, batch.slots, q.dtype, self._scales)
+            k, v = (
+                own if own is not None and kv.dtype == q.dtype else gather_own(kv, batch.slots, q.dtype, self._scales)
+            )
             self._attend_dense(q, k, v, kv, out, plan)
             paged = plan.chunks.paged
         rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))

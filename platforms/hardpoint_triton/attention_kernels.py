@@ -117,6 +117,7 @@ def fit(query, kv, scale, BLOCK_M: tl.constexpr):
 @triton.jit
 def write(
     k, v, kv, slots, kv_half, kv_block, kv_head_stride, kv_token, k_token, v_token,
+    inverse_k_scale, inverse_v_scale,
     HEADS: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
 ):  # fmt: skip
     """Store one token's keys and values: k, v [T, HEADS, D] with strides ``k_token``, ``v_token`` between tokens."""
@@ -131,5 +132,5 @@ def write(
         where = block * kv_block + head * kv_head_stride + offset * kv_token + dims
         key = tl.load(k + token * k_token + head * D + dims, mask=in_head)
         value = tl.load(v + token * v_token + head * D + dims, mask=in_head)
-        tl.store(kv + where, fit_cache(key, kv, 1.0), mask=in_head)
-        tl.store(kv + kv_half + where, fit_cache(value, kv, 1.0), mask=in_head)
+        tl.store(kv + where, fit_cache(key, kv, inverse_k_scale), mask=in_head)
+        tl.store(kv + kv_half + where, fit_cache(value, kv, inverse_v_scale), mask=in_head)

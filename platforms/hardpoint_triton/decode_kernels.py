@@ -370,15 +370,15 @@ def join(
     for at in range(first, last + 1, PIECES):
         program = at + turn
         piece = tl.where(first == last, 2 * programs + unit, program * 2 + (program == first).to(tl.int32))
-        row = piece * G + head % G
-        there = program <= last
-        best, total, acc = gather(partial, tops, sums, row, there, dims, in_head, best, total, acc, D)
+        at_piece = piece * G + head % G
+        best, total, acc = gather(partial, tops, sums, at_piece, program <= last, dims, in_head, best, total, acc, D)
     if SHARED_SPLITS > 0:
         if shares > 0:
-            turn = tl.arange(0, SPLITS_PAD)
-            row = (request.to(tl.int64) * HEADS + head) * SHARED_SPLITS + turn
-            there = turn < SHARED_SPLITS
-            best, total, acc = gather(shared, shared_tops, shared_sums, row, there, dims, in_head, best, total, acc, D)
+            split = tl.arange(0, SPLITS_PAD)
+            at_split = (request.to(tl.int64) * HEADS + head) * SHARED_SPLITS + split
+            best, total, acc = gather(
+                shared, shared_tops, shared_sums, at_split, split < SHARED_SPLITS, dims, in_head, best, total, acc, D
+            )
     result = acc / tl.where(total > 0, total, 1.0)
     tl.store(out + (request.to(tl.int64) * HEADS + head) * D + dims, result.to(out.dtype.element_ty), mask=in_head)
 

@@ -110,6 +110,7 @@ class SelfAttention:
             rotary=build.rotary(size, kind if rope_by_type else None),
             q_norm=q_norm,
             k_norm=k_norm,
+            path=path,
             **options,
         )
         self.out = build.head_row_linear(f"{path}.o_proj", heads, size, hidden, bias=out_bias, residual=True)

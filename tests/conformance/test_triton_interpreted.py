@@ -32,6 +32,7 @@ SHORT = (
     "decode-float16",
     "decode-alone-fused-window",
     "decode-float16-over-float8_e5m2",
+    "mixed-over-float8_e4m3fn-scaled",
 )
 SHARING = ((257, 1), (300, 1), (385, 1), (270, 1))
 

@@ -219,6 +219,14 @@ class FusedAttentionLayer(AttentionLayer, Protocol):
 
 
 @runtime_checkable
+class ScaledAttentionLayer(AttentionLayer, Protocol):
+    """A layer whose 8-bit cache can hold keys and values divided by a scale, so that they fill its range."""
+
+    def set_scales(self, k_scale: float, v_scale: float) -> None:
+        """Set what stored keys and values are multiplied with when they are read. Called before the first step, or never."""
+
+
+@runtime_checkable
 class AttentionBackend(Protocol):
     """Paged attention on one platform."""
 

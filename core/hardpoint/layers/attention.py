@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hardpoint.contract.attention import AttentionLayerConfig, FusedAttentionLayer, HeadRotation
+from hardpoint.contract.attention import (
+    AttentionLayerConfig,
+    FusedAttentionLayer,
+    HeadRotation,
+    ScaledAttentionLayer,
+)
 from hardpoint.contract.errors import ConfigError
-from hardpoint.contract.kv import KVSpec
+from hardpoint.contract.kv import DTYPE_BYTES, KVSpec
 from hardpoint.layers.parameters import Parameter, along, copied
 
 if TYPE_CHECKING:
@@ -31,9 +36,10 @@ class Attention:
         rotary: table of :func:`~hardpoint.layers.rotary.cos_sin_table`; ``None`` for a layer without rotation.
         interleaved: whether rotated pairs are neighbours.
         q_norm, k_norm: norms per head (Qwen 3, Gemma 3).
+        path: checkpoint name, e.g. ``model.layers.0.self_attn``, under which a checkpoint may have scales of an 8-bit cache.
     """
 
-    __slots__ = ("_forward_fused", "_layer", "_qk_norm_rope", "_rotate", "config", "group", "kv", "kv_spec", "rotation",
+    __slots__ = ("_forward_fused", "_layer", "_qk_norm_rope", "_rotate", "_scales", "config", "group", "kv", "kv_spec", "rotation",
                  "sinks")  # fmt: skip
 
     def __init__(
@@ -51,6 +57,7 @@ class Attention:
         interleaved: bool = False,
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
+        path: str = "",
     ) -> None:
         heads, kv_heads = build.heads(num_heads, num_kv_heads)
         self.config = AttentionLayerConfig(
@@ -86,9 +93,24 @@ class Attention:
         self._rotate = build.ops.rotary
         self._layer = build.attention_layer(self.config)
         self._forward_fused = self._layer.forward_fused if isinstance(self._layer, FusedAttentionLayer) else None
+        self._scales = _scales(build, path) if path and DTYPE_BYTES[build.kv_dtype] == 1 else None
         self.group = 0
         self.kv: torch.Tensor | None = None
         build.attention_layers.append(self)
+
+    def finish(self) -> None:
+        """Hand the checkpoint's scales to the kernels. Called once, after loading."""
+        if self._scales is None:
+            return
+        k_scale, v_scale = self._scales.tolist()
+        if isinstance(self._layer, ScaledAttentionLayer):
+            self._layer.set_scales(k_scale, v_scale)
+        elif (k_scale, v_scale) != (1.0, 1.0):
+            raise ConfigError(
+                f"the checkpoint scales the keys and values of an 8-bit cache (layer {self.config.layer}: {k_scale:g}, "
+                f"{v_scale:g}), which this attention backend cannot; choose another --attention-backend or leave "
+                "--kv-cache-dtype at auto"
+            )
 
     def bind(self, kv: torch.Tensor, group: int) -> None:
         """Give the layer its cache (in the backend's layout) and its KV group."""
@@ -137,3 +159,14 @@ class Attention:
         if self.kv is None:
             raise ConfigError(f"attention layer {self.config.layer} has no cache; bind() comes before the first step")
         return self.kv
+
+
+def _scales(build: ModelBuild, path: str) -> torch.Tensor:
+    """Return float32 [2], filled with the checkpoint's scales of keys and values where it has them, else ones."""
+    scales = torch.ones(2)
+    for at, side in enumerate("kv"):
+        target = scales[at : at + 1]
+        names = (f"{path}.{side}_proj.{side}_scale", f"{path}.{side}_scale", f"{path}.attn.{side}_scale")
+        ways = tuple((copied(target, name, (1,)),) for name in names)
+        build.parameters.append(Parameter(names[0], target, ways, fill="ones", optional=True))
+    return scales

@@ -233,7 +233,9 @@ class ModelBuild:
         raise AssertionError("the torch kernel takes every dense layer")
 
     def finish(self) -> None:
-        """Pack every linear layer for its kernel. Called once, after loading."""
+        """Pack every linear layer for its kernel, hand attention its scales. Called once, after loading."""
+        for attention in self.attention_layers:
+            attention.finish()
         # Layers hold their stored tensors until they are packed: dropped here first, each goes before the next is packed.
         self.parameters = [parameter for parameter in self.parameters if not parameter.packed]
         for layer in self.linears:

@@ -22,6 +22,7 @@ from hardpoint.contract.attention import (
     BatchView,
     FusedAttentionLayer,
     HeadRotation,
+    ScaledAttentionLayer,
     StagedPlanner,
 )
 from hardpoint.contract.device import Device
@@ -43,6 +44,7 @@ class AttentionCase:
         requests: per request (context length after the step, tokens of the step), those with one token first.
         decodes: how many leading requests are decodes.
         fused: the layer gets the projection, norms and rotates queries and keys, and writes the step's keys and values.
+        scales: what stored keys and values are multiplied with when they are read, in layers that can scale.
         shared: tokens, a multiple of ``block_size``, that all requests begin with and whose blocks they share.
         other attributes: see :class:`hardpoint.contract.attention.AttentionQuery`.
     """
@@ -61,6 +63,7 @@ class AttentionCase:
     sinks: bool = False
     fused: bool = False
     shared: int = 0
+    scales: tuple[float, float] = (1.0, 1.0)
 
     def query(self, arch: str) -> AttentionQuery:
         """Return what a backend is asked before it runs the case."""
@@ -166,6 +169,7 @@ def _narrow_cases() -> Iterator[AttentionCase]:
             yield plain
             yield replace(plain, label=f"{plain.label}-fused", fused=True, head_size=128)
         yield replace(plain, label=f"{name}-over-{kv_dtype}-window", window=33, block_size=64, head_size=256)
+        yield replace(plain, label=f"{name}-over-{kv_dtype}-scaled", scales=(0.5, 4.0), dtype="float16")
 
 
 def _fused_cases() -> Iterator[AttentionCase]:
@@ -247,16 +251,6 @@ class _Scene:
         ]
         for other in self._qkv[1:]:
             other[: case.shared] = self._qkv[0][: case.shared]
-        self._q, self._kv = [], []
-        for qkv, (_, new) in zip(self._qkv, case.requests, strict=True):
-            q, k, v = self._rotated(qkv) if case.fused else torch.split(qkv, self._parts(), 1)
-            self._q.append(q[len(q) - new :])
-            self._kv.append(torch.stack((k, v)).to(kv_dtype))
-        self._sinks = torch.randn(heads, generator=generator) if case.sinks else None
-        self._tables, self._num_blocks = self._draw_tables()
-        spec = KVSpec(
-            num_kv_heads=case.num_kv_heads, head_size=size, dtype=case.kv_dtype or case.dtype, window=case.window
-        )
         config = AttentionLayerConfig(
             layer=0,
             num_heads=heads,
@@ -267,6 +261,21 @@ class _Scene:
             soft_cap=case.soft_cap,
             sinks=case.sinks,
         )
+        self._layer = backend.layer(config, case.block_size)
+        scales = torch.ones(2, 1, 1, 1)
+        if case.scales != (1.0, 1.0) and isinstance(self._layer, ScaledAttentionLayer):
+            self._layer.set_scales(*case.scales)
+            scales = torch.tensor(case.scales).view(scales.shape)
+        self._q, self._kv = [], []
+        for qkv, (_, new) in zip(self._qkv, case.requests, strict=True):
+            q, k, v = self._rotated(qkv) if case.fused else torch.split(qkv, self._parts(), 1)
+            self._q.append(q[len(q) - new :])
+            self._kv.append((torch.stack((k, v)) / scales).to(kv_dtype).float() * scales)
+        self._sinks = torch.randn(heads, generator=generator) if case.sinks else None
+        self._tables, self._num_blocks = self._draw_tables()
+        spec = KVSpec(
+            num_kv_heads=case.num_kv_heads, head_size=size, dtype=case.kv_dtype or case.dtype, window=case.window
+        )
         layout = backend.layout(spec, case.block_size, self._num_blocks)
         assert layout.dtype == spec.dtype
         self._slot_dtype = layout.slot_dtype
@@ -274,7 +283,6 @@ class _Scene:
         assert self._cache.nbytes == layout.block_bytes * self._num_blocks
         limits = BatchLimits(max_tokens=8192, max_requests=256)
         self._planner = backend.planner(device, spec, case.block_size, limits)
-        self._layer = backend.layer(config, case.block_size)
         for index, (length, new) in enumerate(case.requests):
             kept = np.arange(self._first_kept(index), length - new if case.fused else length)
             k, v = (side.to(dtype)[kept].to(self._device) for side in self._kv[index])
