@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -32,6 +33,8 @@ ROWS_STEP: Final = 512
 EARLIER_STEP: Final = 2048
 #: Pairs of query and key that a shape must have brought before it is planned: what that costs is then made up for.
 LEAST_PAIRS: Final = 2**27
+#: Rows and keys of the calls that make cuDNN compile.
+WARM_UP: Final = (5120, 8192)
 HEAD_SIZES: Final = (64, 128)
 DTYPES: Final = ("bfloat16", "float16")
 
@@ -66,6 +69,8 @@ class CudnnPlanner(TritonPlanner):
         super().__init__(device, spec, block_size, limits)
         self._served = spec.head_size in HEAD_SIZES and spec.dtype in DTYPES and spec.window is None
         self._pairs: Counter[tuple[str, int, int]] = Counter()
+        if self._served and device.torch_device.type == "cuda":
+            _compile(spec.num_kv_heads, spec.head_size, getattr(torch, spec.dtype), device.torch_device)
 
     def plan(self, batch: BatchView) -> CudnnPlan:
         plain = super().plan(batch)
@@ -158,3 +163,13 @@ def fused_attention(
         return out, None
     sums: torch.Tensor = result[1].view(*result[1].shape[:3]).transpose(1, 2)
     return out, sums[0] if count == 1 else sums.flatten(0, 1)
+
+
+@cache
+def _compile(kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Have cuDNN compile its kernels, which takes it half a second each, before the first request has to wait for it."""
+    q = torch.zeros(WARM_UP[0], 4 * kv_heads, head_size, dtype=dtype, device=device)
+    k = torch.zeros(WARM_UP[1], kv_heads, head_size, dtype=dtype, device=device)
+    fused_attention(q, k[: WARM_UP[0]], k[: WARM_UP[0]], 1, 1.0, causal=True)
+    for rows in (ROWS_STEP, WARM_UP[0]):
+        fused_attention(q[:rows], k, k, 1, 1.0, causal=False)
