@@ -126,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with LLM(f"shapes/{given.shape}", max_num_seqs=512, **{**common, **extra}) as llm:
         for batch in (int(part) for part in given.batches.split(",")):
             found = breakdown(llm, given.shape, batch, given.context, given.steps, cost)
-            print("STEP " + json.dumps({"settings": extra, **found}), flush=True)
+            measured = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+            print("STEP " + json.dumps({"settings": extra, "measured": measured, **found}), flush=True)
     return 0
 
 

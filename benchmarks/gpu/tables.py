@@ -249,8 +249,8 @@ def steps_table(folder: Path = HERE) -> str:
     if not steps:
         return NOT_MEASURED.capitalize() + "."
     lines = [
-        "| shape | batch | context | step | in kernels | floor | by part |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| shape | batch | context | step | in kernels | floor | by part | measured, UTC |",
+        "|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for step in steps:
         floor = step["floors_us"]
@@ -261,7 +261,9 @@ def steps_table(folder: Path = HERE) -> str:
         )
         settings = "".join(f", {name}={value}" for name, value in step["settings"].items())
         numbers = " | ".join(f"{step[key]:,.0f}" for key in ("wall_us", "kernels_us", "floor_us"))
-        lines.append(f"| {step['shape']}{settings} | {step['batch']} | {step['context']:,} | {numbers} | {parts} |")
+        lines.append(
+            f"| {step['shape']}{settings} | {step['batch']} | {step['context']:,} | {numbers} | {parts} | {step['measured']} |"
+        )
     return "\n".join(lines)
 
 

@@ -127,7 +127,15 @@ def test_only_the_generated_parts_of_the_results_change(folder: Path, tmp_path: 
     parts = [tables.BEGIN, "stale", tables.END, "between", tables.STEPS_BEGIN, "stale", tables.STEPS_END]
     parts += [tables.KERNELS_BEGIN, "stale", tables.KERNELS_END, "after"]
     results.write_text("\n".join(["before", *parts]))
-    step = {"shape": "llama-8b", "settings": {}, "batch": 1, "context": 1024, "wall_us": 4100.0, "kernels_us": 4000.0}
+    step = {
+        "shape": "llama-8b",
+        "settings": {},
+        "measured": "now",
+        "batch": 1,
+        "context": 1024,
+        "wall_us": 4100.0,
+        "kernels_us": 4000.0,
+    }
     step |= {"floor_us": 3600.0, "parts_us": {"products": 3700.0, "other": 0.2}, "floors_us": {"products": 3573.0}}
     tables.keep_steps([step], folder)
     tables.keep_steps([{**step, "wall_us": 4050.0}], folder)
@@ -137,7 +145,7 @@ def test_only_the_generated_parts_of_the_results_change(folder: Path, tmp_path: 
     assert text.endswith("after")
     assert "between" in text
     assert "stale" not in text
-    assert "| llama-8b | 1 | 1,024 | 4,050 | 4,000 | 3,600 | products 3,700 (floor 3,573) |" in text
+    assert "| llama-8b | 1 | 1,024 | 4,050 | 4,000 | 3,600 | products 3,700 (floor 3,573) | now |" in text
     assert text.count("not measured") > 20
     assert text.count("Not measured.") == 3
     results.write_text("no parts")
