@@ -42,26 +42,19 @@ class GraphPreparer:
         return [_decodes(size) for size in (limits.max_requests, *powers)]
 
     def prepare(self, step: Callable[[], T], shape: BatchShape) -> Callable[[], T]:
-        """Capture ``step``.
+        """Capture ``step`` after one run of it, which compiles kernels and gives libraries their workspaces.
 
-        The first one runs once before, which gives libraries their workspaces and compiles most kernels. Later captures do
-        without: what they still have to compile or load is no work on the device, so a capture bears it. Where it does not
-        (a kernel that is tuned when it is first launched), the step runs once after all.
+        Most captures would do without that run; but what a capture does not bear ruins more than the capture, since
+        PyTorch's allocator and generators then take it for under way.
 
         Raises:
             torch.cuda.OutOfMemoryError: when memory does not suffice; nothing is left of the attempt.
+            RuntimeError: when the step cannot be captured.
         """
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            if not self._graphs:
-                step()
-            try:
-                graph, result = self._capture(step)
-            except torch.cuda.OutOfMemoryError:
-                raise
-            except RuntimeError:
-                step()
-                graph, result = self._capture(step)
+            step()
+            graph, result = self._capture(step)
         torch.cuda.current_stream().wait_stream(self._stream)
         self._graphs.append(graph)
         if isinstance(result, torch.Tensor):
@@ -93,6 +86,7 @@ class GraphPreparer:
             # An invalid capture ends with an error before the allocator hears of it, which would go on waiting for it.
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(self._device.index or 0, self._pool)  # type: ignore[attr-defined]
+            self._pool = torch.cuda.graph_pool_handle()
 
     def reset(self) -> None:
         """Drop all graphs and their pool."""

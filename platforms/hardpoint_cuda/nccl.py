@@ -67,7 +67,7 @@ class NcclCommunicator(TransportCommunicator):
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum over ranks in ``x``'s dtype, in ``x``'s memory if that is contiguous."""
         x = x.contiguous()
-        self.transport.allreduce([x], _on_this_stream(AllreduceOptions())).wait()
+        self._queued(self.transport.allreduce([x], _on_this_stream(AllreduceOptions())))
         return x
 
     def all_gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ class NcclCommunicator(TransportCommunicator):
         # Rank after rank is how they arrive; along the first axis that is the result already.
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
-        self.transport._allgather_base(out, x, _on_this_stream(AllgatherOptions())).wait()
+        self._queued(self.transport._allgather_base(out, x, _on_this_stream(AllgatherOptions())))
         return out if dim == 0 else torch.cat(out.chunk(self.size), dim)
 
     def reduce_scatter(self, x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ class NcclCommunicator(TransportCommunicator):
         self.check_parts(x, dim)
         rows = x.movedim(dim, 0).contiguous()
         out = rows.new_empty((rows.shape[0] // self.size, *rows.shape[1:]))
-        self.transport._reduce_scatter_base(out, rows, _on_this_stream(ReduceScatterOptions())).wait()
+        self._queued(self.transport._reduce_scatter_base(out, rows, _on_this_stream(ReduceScatterOptions())))
         return out.movedim(0, dim)
 
     def barrier(self) -> None:

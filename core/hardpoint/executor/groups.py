@@ -96,8 +96,14 @@ class TransportCommunicator:
         options = BroadcastOptions()
         options.rootRank = source
         options.asyncOp = False
-        self.transport.broadcast([x], options).wait()
+        self._queued(self.transport.broadcast([x], options))
         return x
+
+    @staticmethod
+    def _queued(work: Any) -> None:
+        """Wait for a collective as far as its transport asks for it: one that runs on the current stream gives no work."""
+        if work is not None:
+            work.wait()
 
     def check_parts(self, x: torch.Tensor, dim: int) -> None:
         """Check that ``x`` can be cut into a part for each rank.

@@ -31,8 +31,14 @@ class Recorded:
         call = getattr(self._group, name)
 
         def noted(*args: Any) -> Any:
-            self.synchronous += [not arg.asyncOp for arg in args if hasattr(arg, "asyncOp")]
-            return call(*args)
+            asked = [not arg.asyncOp for arg in args if hasattr(arg, "asyncOp")]
+            self.synchronous += asked
+            work = call(*args)
+            if not asked:
+                return work
+            # NCCL's collectives on the current stream give nothing to wait for.
+            work.wait()
+            return None
 
         return noted
 
