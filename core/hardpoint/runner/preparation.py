@@ -49,7 +49,7 @@ class Preparation:
         """Return how to run a step of ``rows`` rows; ``None`` if it is to run unprepared.
 
         The smallest size that holds the rows, where it is prepared or may be now; else the next larger one that is. Where
-        there is none, preparing does not wait: it costs about what running the step unprepared would.
+        there is none, preparing does not wait: it costs about what running two such steps unprepared would.
         """
         if not self.holds(rows):
             return None
