@@ -40,8 +40,15 @@ DEAR_SECONDS: Final = 7.0
 
 def limit(group: Group, row: str, repetitions: int) -> float:
     """Return the seconds after which a row is given up: all its runs at half of vLLM's speed, and what is prepared."""
-    known = group.vllm().get(row, {}).get("s")
-    return LEAST_SECONDS + (repetitions + 1) * 2 * float(known or 10.0)
+    return LEAST_SECONDS + (repetitions + 1) * 2 * expected(group, row)
+
+
+def expected(group: Group, row: str) -> float:
+    """Return the seconds of a run, by vLLM's, in 16 bits where it was not run in 8; a guess where it was not run at all."""
+    for name in (group.name, f"{group.shape}_bf16"):
+        if (known := GROUPS[name].vllm().get(row, {}).get("s")) is not None:
+            return float(known)
+    return 10.0
 
 
 def measure_group(group: Group, rows: Sequence[str], settings: dict[str, Any], emit: Any) -> None:
@@ -60,7 +67,7 @@ def measure_group(group: Group, rows: Sequence[str], settings: dict[str, Any], e
         loads = workload.generate(llm.info.vocab_size, 0)
         repetitions = REPETITIONS.get(name, DEFAULT_REPETITIONS)
         # What is prepared or planned when a size is first seen is no part of the repetitions.
-        cheap = group.vllm().get(name, {}).get("s", DEAR_SECONDS) < DEAR_SECONDS
+        cheap = expected(group, name) < DEAR_SECONDS
         before = loads if cheap else [Load(load.prompt, max(1, load.output_len // 10)) for load in loads]
         first = measure(llm, before, 1)["median_s"] if cheap or name == "mixed_512" else None
         result = measured(llm, workload, loads, repetitions)

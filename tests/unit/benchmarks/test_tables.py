@@ -153,6 +153,13 @@ def test_only_the_generated_parts_of_the_results_change(folder: Path, tmp_path: 
         tables.render(results, folder)
 
 
+def test_a_rows_limit_follows_from_what_vllm_took(folder: Path) -> None:
+    groups = tables.GROUPS
+    assert run_all.expected(groups["llama-8b_fp8"], "mixed_512") == 20.8475
+    assert run_all.expected(groups["qwen3-30b-a3b_fp8"], "mixed_512") == 30.6162
+    assert run_all.limit(groups["llama-8b_bf16"], "latency_b1", 3) == pytest.approx(30 + 8 * 1.3004)
+
+
 def test_a_row_that_hangs_is_given_up_and_the_group_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
