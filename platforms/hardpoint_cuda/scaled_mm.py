@@ -55,7 +55,8 @@ class ScaledMm:
         scale = tensors["weight_scale"].contiguous()
         one = torch.ones((), dtype=torch.float32, device=scale.device)
         weight = tensors["weight"].contiguous()
-        return {"weight": weight, "weight_scale": scale, "row_scale": scale.unsqueeze(0), "one": one}
+        views = {"transposed": weight.t(), "row_scale": scale.unsqueeze(0)}
+        return {"weight": weight, "weight_scale": scale, "one": one, **views}
 
     def apply(self, x: torch.Tensor, packed: Mapping[str, torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
         return self.apply_fused(x, packed, bias, PLAIN, None, None)
@@ -89,7 +90,7 @@ class ScaledMm:
                 bias=bias,
                 out_dtype=x.dtype,
             )
-        weight = packed["weight"].t()
+        weight = packed["transposed"]
         activation = "" if fusion.deferrable else fusion.activation
         if len(x) <= RESCALED_ROWS:
             one = packed["one"]

@@ -12,6 +12,7 @@ import triton
 
 from hardpoint.contract.quant import NormSpec
 from hardpoint_triton import dependent
+from hardpoint_triton.launches import Launches
 from hardpoint_triton.quantize_kernels import NORM, PLAIN, SILU, quantize_row, rescale_row
 from hardpoint_triton.stream import ACTIVATIONS
 
@@ -21,6 +22,9 @@ GROUP: Final = 128
 #: Products with several scales a row want rows in multiples of it.
 PADDING: Final = 4
 _BLOCK: Final = 1024
+#: What Triton compiles apart: addresses and integers that are a multiple of it.
+_ALIGNED: Final = 16
+_QUANTIZE: Final = Launches(quantize_row)
 
 Quantized = tuple[torch.Tensor, torch.Tensor]
 
@@ -93,13 +97,19 @@ def _launch(
         scales = torch.empty((size // group, filled), dtype=torch.float32, device=x.device).t()
     else:
         scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
-    if rows:
+    if rows == 0:
+        return codes, scales
+    by = x if weight is None else weight
+    eps, offset = (0.0, 0.0) if norm is None else (norm.eps, norm.offset)
+    args = (x, by, codes, scales, x.stride(0), scales.stride(0), scales.stride(1), eps, offset)
+    aligned = (x.data_ptr() % _ALIGNED, by.data_ptr() % _ALIGNED, x.stride(0) % _ALIGNED, filled % _ALIGNED)
+    key = (x.device, x.dtype, by.dtype, size, kind, bool(offset), group, *(each == 0 for each in aligned))
+    grid = (rows, 1, 1)
+    if not _QUANTIZE.again(key, grid, *args):
         padded = triton.next_power_of_2(size)
-        wide = norm is not None and weight is not None and (bool(norm.offset) or weight.dtype != x.dtype)
-        quantize_row[(rows,)](
-            x, x if weight is None else weight, codes, scales, x.stride(0), scales.stride(0), scales.stride(1),
-            0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
-            SIZE=size, PADDED=padded, KIND=kind, WIDE=wide, GROUP=group,
-            num_warps=min(16, max(1, padded // 512)), **dependent.keywords(x.device),
-        )  # fmt: skip
+        wide = norm is not None and (bool(offset) or by.dtype != x.dtype)
+        warps = min(16, max(1, padded // 512))
+        _QUANTIZE.first(
+            key, grid, *args, device=x.device, warps=warps, SIZE=size, PADDED=padded, KIND=kind, WIDE=wide, GROUP=group
+        )
     return codes, scales
