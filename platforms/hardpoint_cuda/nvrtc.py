@@ -37,7 +37,7 @@ class Kernel:
     function: int
     owner: Any
 
-    def launch(self, grid: int, threads: int, arguments: Sequence[Any]) -> None:
+    def launch(self, grid: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
         """Launch on the current stream, to start while the kernel before it ends.
 
         The kernel must wait (``griddepcontrol.wait``) before it reads what another wrote and before it writes.
@@ -45,6 +45,7 @@ class Kernel:
         Args:
             grid: blocks.
             threads: of a block.
+            shared: bytes of dynamic shared memory of a block.
             arguments: ctypes values in the kernel's order.
 
         Raises:
@@ -55,7 +56,7 @@ class Kernel:
         config = _Config(
             grid=(grid, 1, 1),
             block=(threads, 1, 1),
-            shared=0,
+            shared=shared,
             stream=torch.cuda.current_stream().cuda_stream,
             attributes=ctypes.pointer(attribute),
             count=1,

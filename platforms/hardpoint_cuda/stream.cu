@@ -6,12 +6,14 @@
 // thread takes 16 neighbouring bytes of a row, and x is read with the same order. A ring of DEPTH pieces is always on its
 // way, the first of it before the wait for the kernel that makes x. Sums of warps are added in their order.
 //
-// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh,
+// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, LINE (64 or 128, divides a row),
+// ALONE (one row, shared by the block's warps), FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh,
 // 3 gelu), NORM (0 none, 1 weight in x's type, 2 weight in float32), BIAS, RESIDUAL, SCALED, X_SCALED.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
 #define GROUPS (ROWS / 8)
+#define X_DEPTH (ROWS == 8 ? 4 : ROWS == 16 ? 2 : 1)  // steps of x on their way
 // Output features of a tile of 16 rows, and of a block.
 #define EACH (KIND ? 8 : 16)
 #define FEATURES (EACH * TILES)
@@ -63,13 +65,33 @@ __device__ __forceinline__ u16 narrow(float value) {
   return r;
 }
 
-// Two columns of x times the norm's weight; bfloat16 only. The squares of x are added up.
+// Eight weights of the norm, the piece-th 8 of them, plus the offset.
+__device__ __forceinline__ void load_factors(const char* at, int piece, float offset, float* f) {
+#if NORM == 2
+  const uint4 a = load(at + (size_t)piece * 32), b = load(at + (size_t)piece * 32 + 16);
+  f[0] = __uint_as_float(a.x), f[1] = __uint_as_float(a.y), f[2] = __uint_as_float(a.z), f[3] = __uint_as_float(a.w);
+  f[4] = __uint_as_float(b.x), f[5] = __uint_as_float(b.y), f[6] = __uint_as_float(b.z), f[7] = __uint_as_float(b.w);
+#else
+  const uint4 a = load(at + (size_t)piece * 16);
+  f[0] = low(a.x), f[1] = high(a.x), f[2] = low(a.y), f[3] = high(a.y);
+  f[4] = low(a.z), f[5] = high(a.z), f[6] = low(a.w), f[7] = high(a.w);
+#endif
+#pragma unroll
+  for (int i = 0; i < 8; i++) f[i] += offset;
+}
+
 __device__ __forceinline__ u32 weigh(u32 x, float w0, float w1, float& squares) {
   float v0 = low(x), v1 = high(x);
   squares = fmaf(v0, v0, fmaf(v1, v1, squares));
   u32 r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(v1 * w1), "f"(v0 * w0));
   return r;
+}
+
+// Eight columns of x times the norm's weight, in bfloat16; their squares are added up.
+__device__ __forceinline__ uint4 weigh(uint4 x, const float* f, float& squares) {
+  return make_uint4(weigh(x.x, f[0], f[1], squares), weigh(x.y, f[2], f[3], squares), weigh(x.z, f[4], f[5], squares),
+                    weigh(x.w, f[6], f[7], squares));
 }
 
 __device__ __forceinline__ float gated(float gate, float up) {
@@ -92,10 +114,11 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
   __shared__ float all_squares[WARPS][ROWS];
 #endif
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
-  // Warps take turns with steps of 64 bytes: together they walk along the rows. All lanes of a warp take the same branches.
-  int left = (row_bytes / 64 - warp + WARPS - 1) / WARPS;
-#define AHEAD(i) ((i) * 64 * WARPS)
-  const int start = warp * 64 + part * 16;
+  // Warps take turns with LINE bytes of each row, in steps of 64: together they walk along the rows. All lanes of a warp take
+  // the same branches.
+  int left = (row_bytes / LINE - warp + WARPS - 1) / WARPS * (LINE / 64);
+#define AHEAD(i) ((i) / (LINE / 64) * LINE * WARPS + (i) % (LINE / 64) * 64)
+  const int start = warp * LINE + part * 16;
   const char *first_at[TILES], *second_at[TILES];
 #pragma unroll
   for (int t = 0; t < TILES; t++) {
@@ -119,29 +142,51 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
   asm volatile("griddepcontrol.wait;" ::: "memory");
 
   float total[TILES][GROUPS][4];
+#pragma unroll
+  for (int i = 0; i < GROUPS; i++)
+#pragma unroll
+    for (int t = 0; t < TILES; t++) total[t][i][0] = total[t][i][1] = total[t][i][2] = total[t][i][3] = 0.0f;
+#if ALONE
+  // Every lane group holds the one row: the product's other columns repeat it.
+  extern __shared__ uint4 row[];
+#if NORM
+  float squares = 0.0f;
+#endif
+#pragma unroll 4
+  for (int i = threadIdx.x; i < row_bytes / 16; i += WARPS * 32) {
+    uint4 value = load(x + (size_t)i * 16);
+#if NORM
+    float f[8];
+    load_factors(norm_weight, i, offset, f);
+    value = weigh(value, f, squares);
+#endif
+    row[i] = value;
+  }
+#if NORM
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, i);
+  if (lane == 0) all_squares[warp][0] = squares;
+#endif
+  __syncthreads();
+  const char* row_at = (const char*)row + start;
+#else
   const char* x_at[GROUPS];
-  uint4 next[GROUPS];
+  uint4 next[X_DEPTH][GROUPS];
 #if NORM
   float squares[GROUPS];
-  const char* norm_at = norm_weight + start * NORM;
-  uint4 factors[NORM];
 #endif
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
-#pragma unroll
-    for (int t = 0; t < TILES; t++) total[t][i][0] = total[t][i][1] = total[t][i][2] = total[t][i][3] = 0.0f;
     // Rows past the last repeat it: nobody reads their results.
     x_at[i] = x + (size_t)min(i * 8 + group, rows - 1) * x_stride + start;
-    if (left > 0) next[i] = load(x_at[i]);
+#pragma unroll
+    for (int j = 0; j < X_DEPTH; j++)
+      if (left > j) next[j][i] = load(x_at[i] + AHEAD(j));
 #if NORM
     squares[i] = 0.0f;
 #endif
   }
-#if NORM
-  if (left > 0) {
-#pragma unroll
-    for (int i = 0; i < NORM; i++) factors[i] = load(norm_at + i * 16);
-  }
+  int factor_at = start / 16;
 #endif
 
   for (; left > 0; left -= DEPTH) {
@@ -149,36 +194,20 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
     for (int i = 0; i < DEPTH; i++) {
       if (left <= i) break;
       uint4 values[GROUPS];
+#if ALONE
+      values[0] = *(const uint4*)(row_at + AHEAD(i));
+#else
 #pragma unroll
       for (int j = 0; j < GROUPS; j++) {
-        values[j] = next[j];
-        if (left > i + 1) next[j] = load(x_at[j] + AHEAD(i + 1));
+        values[j] = next[i % X_DEPTH][j];
+        if (left > i + X_DEPTH) next[i % X_DEPTH][j] = load(x_at[j] + AHEAD(i + X_DEPTH));
       }
 #if NORM
       float f[8];
-#if NORM == 1
-      f[0] = low(factors[0].x), f[1] = high(factors[0].x), f[2] = low(factors[0].y), f[3] = high(factors[0].y);
-      f[4] = low(factors[0].z), f[5] = high(factors[0].z), f[6] = low(factors[0].w), f[7] = high(factors[0].w);
-#else
+      load_factors(norm_weight, factor_at + AHEAD(i) / 16, offset, f);
 #pragma unroll
-      for (int j = 0; j < 2; j++) {
-        f[4 * j] = __uint_as_float(factors[j].x), f[4 * j + 1] = __uint_as_float(factors[j].y);
-        f[4 * j + 2] = __uint_as_float(factors[j].z), f[4 * j + 3] = __uint_as_float(factors[j].w);
-      }
+      for (int j = 0; j < GROUPS; j++) values[j] = weigh(values[j], f, squares[j]);
 #endif
-      if (left > i + 1) {
-#pragma unroll
-        for (int j = 0; j < NORM; j++) factors[j] = load(norm_at + AHEAD(i + 1) * NORM + j * 16);
-      }
-#pragma unroll
-      for (int j = 0; j < 8; j++) f[j] += offset;
-#pragma unroll
-      for (int j = 0; j < GROUPS; j++) {
-        values[j].x = weigh(values[j].x, f[0], f[1], squares[j]);
-        values[j].y = weigh(values[j].y, f[2], f[3], squares[j]);
-        values[j].z = weigh(values[j].z, f[4], f[5], squares[j]);
-        values[j].w = weigh(values[j].w, f[6], f[7], squares[j]);
-      }
 #endif
 #pragma unroll
       for (int j = 0; j < GROUPS; j++) {
@@ -202,10 +231,12 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
       first_at[t] += AHEAD(DEPTH);
       second_at[t] += AHEAD(DEPTH);
     }
+#if ALONE
+    row_at += AHEAD(DEPTH);
+#else
 #pragma unroll
     for (int j = 0; j < GROUPS; j++) x_at[j] += AHEAD(DEPTH);
-#if NORM
-    norm_at += AHEAD(DEPTH) * NORM;
+    factor_at += AHEAD(DEPTH) / 16;
 #endif
   }
 
@@ -218,7 +249,7 @@ stream(const char* x, const char* weight, u16* out, const char* norm_weight, con
       mine[0][column] = total[t][i][0], mine[0][column + 1] = total[t][i][1];
       mine[8][column] = total[t][i][2], mine[8][column + 1] = total[t][i][3];
     }
-#if NORM
+#if NORM && !ALONE
     float s = squares[i];
     s += __shfl_xor_sync(0xffffffffu, s, 1);
     s += __shfl_xor_sync(0xffffffffu, s, 2);

@@ -24,6 +24,8 @@ MOST_ROWS: Final = 32
 NORMED_ROWS: Final = 8
 #: Bytes of a weight's row that a warp reads in one step.
 STEP: Final = 64
+#: Shared memory up to which a single row is kept there.
+SHARED_BYTES: Final = 32768
 #: Alignment of the rows of x.
 ALIGNMENT: Final = 16
 
@@ -85,6 +87,7 @@ def stream(
     features = 8 if activation else 16
     shape = shape_for(-(-n_out // features), k_in * size // STEP, rows, multiprocessors(x.device))
     blocks = -(-n_out // (features * shape.tiles))
+    alone = rows == 1 and k_in * size <= SHARED_BYTES
     wide = norm_weight is not None and norm_weight.dtype == torch.float32
     macros = {
         "ROWS": 8 if rows <= 8 else 16 if rows <= 16 else 32,
@@ -92,6 +95,8 @@ def stream(
         "RESIDENT": shape.resident,
         "DEPTH": shape.depth,
         "TILES": shape.tiles,
+        "LINE": 128 if k_in * size % 128 == 0 else STEP,
+        "ALONE": alone,
         "FP8": x.dtype == torch.float8_e4m3fn,
         "HALF": dtype == torch.float16,
         "KIND": ACTIVATIONS[activation],
@@ -106,6 +111,7 @@ def stream(
     kernel.launch(
         blocks,
         shape.warps * 32,
+        k_in * size if alone else 0,
         [
             *(ctypes.c_void_p(None if each is None else each.data_ptr()) for each in pointers),
             ctypes.c_int(rows),
