@@ -91,13 +91,13 @@ class ScaledMm:
                 out_dtype=x.dtype,
             )
         weight = packed["transposed"]
-        activation = "" if fusion.deferrable else fusion.activation
         if len(x) <= RESCALED_ROWS:
             one = packed["one"]
             raw = torch._scaled_mm(codes, weight, one, one, out_dtype=x.dtype, use_fast_accum=True)
-            return rescale(raw, scale, packed["weight_scale"], bias, activation, residual)
+            return rescale(raw, scale, packed["weight_scale"], bias, fusion.activation, residual)
         y = torch._scaled_mm(
             codes, weight, scale, packed["row_scale"], bias=bias, out_dtype=x.dtype, use_fast_accum=True
         )
-        y = activate(y, activation)
+        # The pass that rounds the next layer's input applies it on its way; above, the pass that scales does.
+        y = y if fusion.deferrable else activate(y, fusion.activation)
         return y if residual is None else residual.add_(y)
