@@ -1,15 +1,33 @@
-"""Weights of tokens as ``hardpoint.ops.sampling`` defines them: functions that the kernels which draw share."""
+"""Weights of tokens as ``hardpoint.ops.sampling`` defines them: functions that the kernels which draw share.
+
+Division and exponential round as the reference's do on the same chip, so that both draw the same token also where a hundred
+thousand tokens are about equally likely.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
+
+if triton.knobs.runtime.interpret:
+
+    @triton.jit
+    def _exp(x):
+        return tl.exp(x)
+
+else:
+
+    @triton.jit
+    def _exp(x):
+        # ``tl.exp`` is a few units off in the last place; the interpreter has numpy's, which is not, and no library.
+        return libdevice.exp(x)
 
 
 @triton.jit
 def weights_of(values, best, temperature, min_p):
     """Return float32 weights relative to the best token, 0 below min-p."""
-    weights = tl.exp(tl.div_rn(values - best, temperature))
+    weights = _exp(tl.div_rn(values - best, temperature))
     return tl.where(weights < min_p, 0.0, weights)
 
 
