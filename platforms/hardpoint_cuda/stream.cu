@@ -1,14 +1,14 @@
 // Products of up to 32 rows at the memory's rate:
 //   out = residual + activation(x_scale * weight_scale * (norm(x) @ weight.T) + bias)
 //
-// A block has TILES times 16 rows of the weight (8 pairs of gate and up if gated); its warps share the columns. Weights go from memory
-// straight to the registers that the matrix units read: the product does not care about the order of columns, so each
-// thread takes 16 neighbouring bytes of a row, and x is read with the same order. A ring of DEPTH pieces is always on its
-// way, the first of it before the wait for the kernel that makes x. Sums of warps are added in their order.
+// A block has TILES times 16 rows of the weight (8 pairs of gate and up if gated); its warps share the columns. Weights go
+// from memory straight to the registers that the matrix units read: the product does not care about the order of columns,
+// so each thread takes 16 neighbouring bytes of a row, and x is read in the same order. A ring of DEPTH pieces is always on
+// its way, the first of it before the wait for the kernel that makes x. Sums of warps are added in their order.
 //
-// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, LINE (64 or 128, divides a row),
-// ALONE (one row, shared by the block's warps), FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh,
-// 3 gelu), NORM (0 none, 1 weight in x's type, 2 weight in float32), BIAS, RESIDUAL, SCALED, X_SCALED.
+// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, LINE (64 or
+// 128, divides a row), ALONE (one row, kept in shared memory), FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh, 3 gelu),
+// NORM (0 none, 1 weight in x's type, 2 weight in float32), BIAS, RESIDUAL, SCALED, X_SCALED.
 
 typedef unsigned int u32;
 typedef unsigned short u16;

@@ -15,7 +15,7 @@ from hardpoint_triton.norm_kernels import rms_norm
 from hardpoint_triton.stream import ACTIVATIONS, stream, takes
 
 #: Rows up to which the streaming kernels are no slower than the vendor's product with what surrounds it, by type.
-STREAMED_ROWS: Final = {torch.bfloat16: 32, torch.float16: 32, torch.float32: 1}
+STREAMED_ROWS: Final = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 1}
 
 
 class TritonLinear:
