@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "complete": ("hardpoint.cli.complete:complete", "Continue a text."),
     "bench": ("hardpoint.cli.bench:bench", "Measure latency, throughput, a server, or the engine's own cost."),
     "plugins": ("hardpoint.cli.plugins:plugins", "List installed plugins; --check loads and probes each."),
+    "new-plugin": ("hardpoint.cli.new_plugin:new_plugin", "Write a plugin package to start from."),
     "explain": ("hardpoint.cli.explain:explain", "Show what would be chosen for a model, by whom and why."),
     "env": ("hardpoint.cli.env:env", "Show versions, machine and platforms, for bug reports."),
 }

@@ -11,6 +11,7 @@ import numpy as np
 from hardpoint.config import EngineConfig
 from hardpoint.contract.kv import KVGroup, KVPlan
 from hardpoint.contract.limits import BatchLimits
+from hardpoint.contract.policy import SchedulingPolicy
 from hardpoint.contract.step import StepPlan
 from hardpoint.engine.messages import EngineOutputs, EngineRequest, Finish, Logprobs
 from hardpoint.params import SamplingParams
@@ -56,9 +57,14 @@ class Told:
 
 
 class Driver:
-    """A scheduler, a null device, and what clients heard."""
+    """A scheduler, a null device, and what clients heard.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        setup: the engine.
+        policy: orders the queue, in place of what ``setup`` names.
+    """
+
+    def __init__(self, setup: Setup, policy: SchedulingPolicy | None = None) -> None:
         self.setup = setup
         self.model = NullModel(setup.vocab_size, setup.windows)
         config = EngineConfig.of(
@@ -70,7 +76,8 @@ class Driver:
         )
         groups = tuple(KVGroup(window=window, layers=(i,)) for i, window in enumerate(setup.windows))
         kv = KVPlan(block_size=setup.block_size, num_blocks=setup.num_blocks, groups=groups)
-        policy = Priority() if setup.policy == "priority" else FirstComeFirstServed()
+        if policy is None:
+            policy = Priority() if setup.policy == "priority" else FirstComeFirstServed()
         self.scheduler = Scheduler(config, setup.limits, kv, setup.max_model_len, setup.vocab_size, policy)
         self.executor = NullExecutor(
             self.model,
