@@ -15,7 +15,7 @@ from hardpoint_triton.rope_kernels import fit_cache
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def attend(
     q, kv, out, table, seq_lens, query_start, tile_request, tile_token, sinks,
     scale, soft_cap, k_scale, v_scale,

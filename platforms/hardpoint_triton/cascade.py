@@ -13,6 +13,7 @@ import triton
 
 from hardpoint.contract.attention import AttentionLayerConfig
 from hardpoint_triton.cascade_kernels import TILE, attend_shared
+from hardpoint_triton.launch import registers
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import Device
@@ -25,6 +26,9 @@ Positions = npt.NDArray[np.intp]
 STEP: Final = 128
 #: Rows of a program: members times query heads per key/value head.
 ROWS: Final = 128
+#: Stages and registers of a program: programs of the kernel that follows run beside it.
+STAGES: Final = 3
+REGISTERS: Final = 168
 #: Members of a tile at most; a program may take a part of a tile.
 MEMBERS: Final = 64
 #: Members that fill a program's rows in models of today; only the decision whether to share depends on it.
@@ -230,7 +234,7 @@ class SharedWork:
             HEADS=heads, G=group, D=size, D_PAD=wide, BLOCK_SIZE=block_size,
             BLOCK_M=height, BLOCK_N=32 if small else 64, PARTS=parts, SPLITS=splits,
             SOFT_CAP=config.soft_cap is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            num_warps=8, num_stages=2 if small else 3, **keywords,
+            num_warps=8, num_stages=2 if small else STAGES, **registers(q.device, REGISTERS), **keywords,
         )  # fmt: skip
         return splits, results
 

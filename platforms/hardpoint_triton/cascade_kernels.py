@@ -17,7 +17,7 @@ from hardpoint_triton.attention_kernels import LOG2_E, fit
 TILE = tl.constexpr(4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def attend_shared(
     q, kv, shared, tops, sums, tiles, members, table,
     scale, soft_cap, k_scale, v_scale,

@@ -15,6 +15,7 @@ from hardpoint.contract.attention import AttentionLayerConfig
 from hardpoint.contract.kv import DTYPE_BYTES, KVSpec
 from hardpoint_triton.cascade import SharedWork
 from hardpoint_triton.decode_kernels import RECORD, decode, divide, join
+from hardpoint_triton.launch import registers
 
 #: Up to so many requests, a further launch merges pieces: many programs share what the last one would do alone.
 JOINED_REQUESTS: Final = 16
@@ -43,13 +44,8 @@ class DecodeShape:
     registers: int = 0
 
     def keywords(self, device: torch.device) -> dict[str, int]:
-        """Return the compiler's part; AMD's knows no bound on registers."""
-        bound = (
-            {"maxnreg": self.registers}
-            if self.registers and torch.version.hip is None and device.type == "cuda"
-            else {}
-        )
-        return {"num_warps": self.warps, "num_stages": self.stages, **bound}
+        """Return the compiler's part."""
+        return {"num_warps": self.warps, "num_stages": self.stages, **registers(device, self.registers)}
 
 
 @cache
@@ -201,8 +197,9 @@ def launch_decode(
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32", **shape.keywords(q.device), **keywords,
     )  # fmt: skip
     if work.join != Join.LAST:
+        many = work.programs >= 4 * work.count * kv_heads
         join[(work.count, heads)](
             *partials, *before, out, work.starts, skipped, work.count, work.programs,
-            HEADS=heads, G=group, D=size, D_PAD=wide, PIECES=16 if shared is None else 2,
-            SHARED_SPLITS=splits, SPLITS_PAD=max(1, splits), num_warps=1 if shared is not None else 4, **keywords,
+            HEADS=heads, G=group, D=size, D_PAD=wide, PIECES=16 if many else 4,
+            SHARED_SPLITS=splits, SPLITS_PAD=max(1, splits), num_warps=4 if many else 1, **keywords,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from hardpoint_triton.stream_kernels import prefetch
 RECORD = tl.constexpr(16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["requests", "steps", "programs"])
 def divide(
     seq_lens, skipped, starts, records, requests, steps, programs,
     KV_HEADS: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, SKIPS: tl.constexpr,
@@ -104,7 +104,7 @@ def first_tile(length, skipped_at, live, BLOCK_N: tl.constexpr, WINDOW: tl.const
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def decode(
     q, kv, out, partial, tops, sums, counters, records, starts, seq_lens, skipped, table, sinks,
     scale, soft_cap, k_scale, v_scale,
@@ -333,7 +333,7 @@ def merge(
              mask=(group < G)[:, None] & (dims < D)[None, :])  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["requests", "programs"])
 def join(
     partial, tops, sums, shared, shared_tops, shared_sums, out, starts, skipped, requests, programs,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, PIECES: tl.constexpr,
