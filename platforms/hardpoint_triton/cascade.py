@@ -96,16 +96,23 @@ class PrefixFinder:
             seq_lens: int32[n], context lengths after the step.
         """
         first = table[rows, 0]
-        if np.array_equal(rows, self._rows) and np.array_equal(first, self._first) and self._stands(rows, table):
+        if (
+            np.array_equal(rows, self._rows)
+            and np.array_equal(first, self._first)
+            and self._stands(rows, table, seq_lens)
+        ):
             return self._found
         self._rows, self._first = rows.copy(), first
         self._found = self._search(rows, table, seq_lens)
         return self._found
 
-    def _stands(self, rows: Int32s, table: Int32s) -> bool:
+    def _stands(self, rows: Int32s, table: Int32s, seq_lens: Int32s) -> bool:
         found = self._found
         if found is None:
             return True
+        # A row's entries past its blocks are an earlier request's.
+        if (seq_lens <= found.skipped).any():
+            return False
         columns = np.repeat(found.ends[:, 0], found.sizes)
         return bool((table[rows[found.members], columns] == np.repeat(found.ends[:, 1], found.sizes)).all())
 

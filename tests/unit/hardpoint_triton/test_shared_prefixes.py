@@ -112,6 +112,15 @@ def test_a_row_that_holds_another_request_is_seen() -> None:
     found = search.find(rows, matrix, lengths)
     assert found is not None
     check(found, matrix)
+    # What the row's last request left behind its blocks is not its own.
+    matrix[7] = matrix[6]
+    shorter = lengths.copy()
+    search.find(rows, matrix, lengths)
+    shorter[7] = 40
+    found = search.find(rows, matrix, shorter)
+    assert found is not None
+    assert not found.skipped[7]
+    check(found, matrix)
     fewer = search.find(rows[:50], matrix, lengths[:50])
     assert fewer is not None
     assert len(fewer.skipped) == 50
