@@ -378,6 +378,7 @@ class _Scene:
 
     def _prepared(self, view: BatchView) -> BatchView:
         """Stage the batch as other rows of a larger one; return a view whose host side says nothing but bounds."""
+        assert isinstance(self._planner, StagedPlanner)
         count, width = view.block_table_host.shape
         rows = self._rng.permutation(count + 3)[:count].astype(np.int32)
         table = np.zeros((count + 3, width + 1), np.int32)
