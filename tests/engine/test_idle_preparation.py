@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from test_prepared_decodes import PROMPTS, opened, sampling, vendor
 
 from hardpoint import LLM, SamplingParams
+from hardpoint.cli import cli
 from hardpoint.contract.errors import EngineDeadError
 from throwaway import Site, site
 
@@ -43,6 +45,26 @@ def test_what_no_step_has_wanted_yet_is_prepared_in_idle_time(tiny_llama: Path, 
         assert llm._engine().poll(0.001) is None
         assert prepared(llm)["afterwards"] == [2, 5]
         assert tokens(llm) == expected
+
+
+def test_explain_tells_what_will_be_prepared(tiny_llama: Path, vendor: Site) -> None:
+    settings = [
+        "--platform",
+        "replaying",
+        "--allow-plugins",
+        "vendor-replay",
+        "--skip-tokenizer-init",
+        "--dtype",
+        "float32",
+    ]
+    for eager, shown in (([], True), (["--enforce-eager"], False)):
+        done = CliRunner().invoke(cli, ["explain", str(tiny_llama), *settings, *eager], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert ("Prepared decode steps" in done.output) is shown
+        if shown:
+            lines = done.output.split("Prepared decode steps")[1].splitlines()
+            assert ["greedy", "2", "at", "start"] in [line.split() for line in lines]
+            assert any(line.split()[:2] == ["any", "5"] for line in lines)
 
 
 @pytest.mark.parametrize("error", [MemoryError("as asked"), RuntimeError("no such kernel, as asked")], ids=repr)

@@ -109,11 +109,12 @@ def _linear(out: Console, model: Mapping[str, Any]) -> None:
 
 
 def _prepared(out: Console, prepared: Mapping[str, Any] | None) -> None:
-    """Show which decode steps are prepared; there are none before an engine has started."""
+    """Show which decode steps are prepared; before an engine has started, which will be."""
     if prepared is None:
         return
     kinds = [(kind["sampling"], ranges(kind["sizes"]), "prepared") for kind in prepared["kinds"]]
-    have = {size for kind in prepared["kinds"] for size in kind["sizes"]}
+    kinds.append(("greedy", ranges(prepared.get("first", [])), "at start"))
+    have = {size for kind in prepared["kinds"] for size in kind["sizes"]} | set(prepared.get("first", []))
     later = [size for size in prepared["possible"] if size not in have and size not in prepared["refused"]]
     rows = [
         *kinds,

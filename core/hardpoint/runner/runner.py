@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from hardpoint.contract.attention import AttentionPlanner, KVLayout
-from hardpoint.contract.device import Device, HostCopy, Profiler
+from hardpoint.contract.device import Device, Profiler
 from hardpoint.contract.errors import MemoryBudgetError
 from hardpoint.contract.kv import KVBudget, KVPlan, KVSpec
 from hardpoint.contract.ops import OpProvider
 from hardpoint.contract.platform import Platform
 from hardpoint.contract.quant import LinearKernel
 from hardpoint.contract.runner import Pending
-from hardpoint.contract.step import Int32s, StepPlan, StepResult, TokenLogprobs
+from hardpoint.contract.step import Int32s, StepPlan, TokenLogprobs
 from hardpoint.executor.launch import RunnerLaunch
 from hardpoint.layers import LoadedModel, StepContext, load_model
 from hardpoint.ops import OpTable
@@ -28,17 +28,13 @@ from hardpoint.runner.inputs import prepare
 from hardpoint.runner.kv_pool import KVPool
 from hardpoint.runner.memory import MemoryReport, activation_bytes
 from hardpoint.runner.padding import Padding
+from hardpoint.runner.pending import PendingStep
 from hardpoint.runner.profiling import profiler_of
 from hardpoint.runner.prompt_logprobs import PromptLogprobs
 from hardpoint.runner.sampling import Sampler
 from hardpoint.runner.shortage import Shortage
 from hardpoint.spans import Spans
 from hardpoint.weights import model_shape, resolve
-
-_NO_TOKEN = (
-    "no token can be sampled: the model's logits are not numbers (damaged weights, or a type too narrow for the model), or "
-    "allowed_token_ids, bad_words and min_tokens leave none"
-)
 
 
 class TorchRunner:
@@ -317,9 +313,20 @@ class TorchRunner:
             "ops": self._ops.explain(),
             "attention": self._attention.describe(),
             "memory": [list(line) for line in self._report()],
-            "prepared": None if self._decodes is None else self._decodes.describe(),
+            "prepared": self._describe_prepared(),
             "model": self._loaded.description,
         }
+
+    def _describe_prepared(self) -> dict[str, Any] | None:
+        """Return which steps are prepared, before the start which will be; ``None`` where none ever is."""
+        if self._decodes is not None:
+            return self._decodes.describe()
+        preparer = None if self._planners or self._config.platform.enforce_eager else self._device.preparer()
+        if preparer is None:
+            return None
+        limits = self._launch.limits
+        first, possible = ([s.requests for s in shapes] for shapes in (preparer.first(limits), preparer.shapes(limits)))
+        return {"kinds": [], "first": first, "possible": possible, "refused": [], "seconds": 0.0}
 
     def close(self) -> None:
         """Give device and groups back."""
@@ -345,56 +352,6 @@ class TorchRunner:
         wanted = self._config.platform.linear_kernel
         names = self._platform.linear_kernels() if wanted == "auto" else (wanted,)
         return [cast("LinearKernel", self._catalogue.create("linear_kernels", name)) for name in names]
-
-
-class PendingStep:
-    """A step whose tokens may still be on their way to the host.
-
-    Args:
-        plan: the step's.
-        sample_at: int32[m], plan positions of the rows that sample.
-        tokens: int32[m] under way, -1 for rows that cannot go on; ``None`` when no row samples.
-        logprobs: waits for log-probabilities by position in ``sample_at``.
-        prompt_logprobs: waits for those of prompts by plan position.
-    """
-
-    def __init__(
-        self,
-        plan: StepPlan,
-        sample_at: Int32s,
-        tokens: HostCopy | None,
-        logprobs: Callable[[], dict[int, TokenLogprobs]],
-        prompt_logprobs: Callable[[], dict[int, TokenLogprobs]],
-    ) -> None:
-        self._plan = plan
-        self._at = sample_at
-        self._tokens = tokens
-        self._logprobs = logprobs
-        self._prompt_logprobs = prompt_logprobs
-
-    def ready(self) -> bool:
-        return self._tokens is None or self._tokens.ready()
-
-    def result(self) -> StepResult:
-        """Wait for the tokens and return the step's result."""
-        count = len(self._plan.rows)
-        tokens, counts = np.zeros((count, 1), np.int32), np.zeros(count, np.int32)
-        failures: dict[int, str] = {}
-        if self._tokens is not None:
-            found = self._tokens.result()
-            tokens[self._at, 0] = found
-            counts[self._at] = 1
-            for at in self._at[found < 0]:
-                failures[int(at)] = _NO_TOKEN
-                counts[at] = 0
-        return StepResult(
-            step=self._plan.step,
-            tokens=tokens,
-            counts=counts,
-            logprobs={int(self._at[i]): value for i, value in self._logprobs().items()},
-            prompt_logprobs=self._prompt_logprobs(),
-            failures=failures,
-        )
 
 
 def _gib(count: int) -> str:
