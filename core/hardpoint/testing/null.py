@@ -16,11 +16,8 @@ import numpy as np
 
 from hardpoint.contract.kv import KVBudget, KVPlan, KVSpec
 from hardpoint.contract.step import Int32s, RowStart, StepPlan, StepResult, TokenLogprobs
+from hardpoint.testing.null_memory import NullMemory, NullPlanError
 from hardpoint.testing.null_model import NullModel, scramble
-
-
-class NullPlanError(AssertionError):
-    """A plan contradicts the contract; the text says where."""
 
 
 class NullStepError(RuntimeError):
@@ -62,60 +59,6 @@ class _Row:
     @property
     def length(self) -> int:
         return len(self.start.token_ids) + len(self.sampled)
-
-
-class _Memory:
-    """Simulated cache: per slot a state, its position, and the group that wrote it."""
-
-    def __init__(self, model: NullModel, kv: KVPlan, num_rows: int) -> None:
-        self.model = model
-        self.size = kv.block_size
-        self._states = np.zeros((kv.num_blocks, kv.block_size), np.uint64)
-        self._positions = np.full((kv.num_blocks, kv.block_size), -1, np.int64)
-        self._groups = np.full((kv.num_blocks, kv.block_size), -1, np.int64)
-        self.tables: list[dict[int, dict[int, int]]] = [{row: {} for row in range(num_rows)} for _ in kv.groups]
-
-    def slot(self, group: int, row: int, position: int) -> tuple[int, int]:
-        column, offset = divmod(position, self.size)
-        block = self.tables[group][row].get(column, 0)
-        if not 0 < block < len(self._states):
-            raise NullPlanError(f"row {row}, group {group}: no block for position {position}")
-        return block, offset
-
-    def copy(self, source: int, destination: int) -> None:
-        for array in (self._states, self._positions, self._groups):
-            array[destination] = array[source]
-
-    def read(self, group: int, row: int, first: int, end: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """Return the states of positions ``first`` to ``end`` - 1, and check that they are what the table says."""
-        slots = [self.slot(group, row, position) for position in range(first, end)]
-        at = tuple(np.array(slots).T)
-        wrong = (self._positions[at] != np.arange(first, end)) | (self._groups[at] != group)
-        if wrong.any():
-            which = int(np.argmax(wrong))
-            block, offset = slots[which]
-            raise NullPlanError(
-                f"row {row}, group {group}: block {block} offset {offset} should hold position {first + which} and holds "
-                f"position {self._positions[block, offset]} of group {self._groups[block, offset]}"
-            )
-        result: np.ndarray[Any, np.dtype[np.uint64]] = self._states[at]
-        return result
-
-    def write(self, row: int, position: int, token: int, adapter: str | None) -> list[tuple[int, int]]:
-        """Store a token's state in every group and return the slots written."""
-        slots = []
-        for group, window in enumerate(self.model.windows):
-            if window == 1:
-                state = self.model.isolated(token, position)
-            else:
-                before = int(self.read(group, row, position - 1, position)[0]) if position else self.model.root(adapter)
-                state = self.model.state(before, token)
-            slot = self.slot(group, row, position)
-            self._states[slot] = state
-            self._positions[slot] = position
-            self._groups[slot] = group
-            slots.append(slot)
-        return slots
 
 
 class NullExecutor:
@@ -172,7 +115,7 @@ class NullExecutor:
         self._max_model_len = max_model_len
         self._latency = latency
         self._rows: dict[int, _Row] = {}
-        self._memory: _Memory | None = None
+        self._memory: NullMemory | None = None
         self._broken = False
         self._tolerant = False
 
@@ -195,7 +138,7 @@ class NullExecutor:
         """Make the simulated cache."""
         if tuple(group.window for group in kv.groups) != self.model.windows:
             raise NullPlanError(f"the model has windows {self.model.windows} and the plan groups {kv.groups}")
-        self._memory = _Memory(self.model, kv, self._num_rows)
+        self._memory = NullMemory(self.model, kv, self._num_rows)
 
     def submit(self, plan: StepPlan) -> NullPending:
         """Run a step; its result is due after the latency."""
@@ -264,7 +207,7 @@ class NullExecutor:
             self._sample(memory, plan, at, result, written)
         return result
 
-    def _apply(self, memory: _Memory, plan: StepPlan) -> None:
+    def _apply(self, memory: NullMemory, plan: StepPlan) -> None:
         for row in plan.stops.tolist():
             if row not in self._rows and not self._tolerant:
                 raise NullPlanError(f"step {plan.step} stops row {row}, which does not run")
@@ -322,14 +265,16 @@ class NullExecutor:
     def _drafts(plan: StepPlan, at: int) -> list[int]:
         return [] if plan.drafts is None else [draft for draft in plan.drafts[at].tolist() if draft >= 0]
 
-    def _put(self, memory: _Memory, row: int, position: int, token: int, written: dict[tuple[int, int], int]) -> None:
+    def _put(
+        self, memory: NullMemory, row: int, position: int, token: int, written: dict[tuple[int, int], int]
+    ) -> None:
         for slot in memory.write(row, position, token, self._rows[row].start.adapter):
             if written.setdefault(slot, row) != row:
                 raise NullPlanError(
                     f"rows {written[slot]} and {row} write block {slot[0]} offset {slot[1]} in one step"
                 )
 
-    def _write(self, memory: _Memory, plan: StepPlan, at: int, written: dict[tuple[int, int], int]) -> None:
+    def _write(self, memory: NullMemory, plan: StepPlan, at: int, written: dict[tuple[int, int], int]) -> None:
         row = int(plan.rows[at])
         state = self._rows[row]
         drafts = self._drafts(plan, at)
@@ -337,7 +282,7 @@ class NullExecutor:
             token = state.token(position) if position < state.length else drafts[position - state.length]
             self._put(memory, row, position, token, written)
 
-    def _next(self, memory: _Memory, row: int, position: int) -> int:
+    def _next(self, memory: NullMemory, row: int, position: int) -> int:
         """Return the token after ``position``, read through the row's block tables."""
         state = self._rows[row]
         parts = []
@@ -348,7 +293,7 @@ class NullExecutor:
         return self.model.sample(parts, start.params, start.eos_token_ids, position + 1 - start.num_prompt)
 
     def _sample(
-        self, memory: _Memory, plan: StepPlan, at: int, result: StepResult, written: dict[tuple[int, int], int]
+        self, memory: NullMemory, plan: StepPlan, at: int, result: StepResult, written: dict[tuple[int, int], int]
     ) -> None:
         row = int(plan.rows[at])
         state = self._rows[row]
