@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hardpoint_triton.moe_expert_kernels import Experts
 from hardpoint_triton.moe_grouped_kernels import Tile, Tiles, group_experts
 from hardpoint_triton.moe_routing_kernels import route
-from hardpoint_triton.moe_stream_kernels import norm_and_choose, stream_experts
+from hardpoint_triton.moe_stream_kernels import norm_and_score, stream_experts
 from hardpoint_triton.norm_kernels import rms_norm
 
 #: Pairs of token and expert up to which the experts' rows stream through vector products.
@@ -74,14 +74,12 @@ def routed_moe(
     """See ``hardpoint.ops.moe.routed_moe``."""
     experts = Experts(gate_up, down, activation, gate_up_bias, down_bias, alpha, limit, 0, gate_up_scale, down_scale)
     x, (tokens, hidden) = _rows(x), x.shape
-    dtype = x.dtype if round_weights else torch.float32
     if 0 < tokens <= ROUTED_TOKENS and hidden <= ROUTED_HIDDEN:
-        normed, weights, ids = norm_and_choose(
-            x, router, router_bias, norm_weight, eps, offset, k, renormalize, score, dtype
-        )
+        normed, logits = norm_and_score(x, router, router_bias, norm_weight, eps, offset)
     else:
         normed = x if norm_weight is None else rms_norm(x, norm_weight, eps, offset)
-        weights, ids = route(F.linear(normed, router, router_bias), k, renormalize, score, dtype)
+        logits = F.linear(normed, router, router_bias)
+    weights, ids = route(logits, k, renormalize, score, x.dtype if round_weights else torch.float32)
     return _run(normed, weights, ids, experts, residual)
 
 

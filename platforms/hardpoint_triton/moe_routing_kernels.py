@@ -48,17 +48,23 @@ def _preferred(key, KIND: tl.constexpr):
     return value, 0xFFFF - (key & 0xFFFF).to(tl.int32)
 
 
-@triton.jit
-def choose(values, lane, EXPERTS: tl.constexpr, K: tl.constexpr, K_PAD: tl.constexpr, SCORE: tl.constexpr,
-           RENORMALIZE: tl.constexpr):  # fmt: skip
-    """Return experts and weights [rows, K_PAD], best first, of logits [rows, padded experts]; ``lane`` numbers those."""
+@triton.jit(do_not_specialize=["tokens"])
+def _choose(logits, weights, ids, tokens, stride, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr,
+            K_PAD: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, ROWS: tl.constexpr,
+            PDL: tl.constexpr):  # fmt: skip
+    dependent.release(PDL)
+    dependent.wait(PDL)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    lane = tl.arange(0, PADDED)[None, :]
+    live = (row < tokens)[:, None] & (lane < EXPERTS)
+    values = tl.load(logits + row[:, None] * stride + lane, mask=live, other=float("-inf"))
     keys = _preference(values, lane)
     slot = tl.arange(0, K_PAD)[None, :]
-    chosen = tl.full((values.shape[0], K_PAD), float("-inf"), tl.float32)
-    experts = tl.zeros((values.shape[0], K_PAD), tl.int32)
+    chosen = tl.full((ROWS, K_PAD), float("-inf"), tl.float32)
+    experts = tl.zeros((ROWS, K_PAD), tl.int32)
     for index in tl.static_range(K):
         best = tl.max(keys, 1)
-        value, expert = _preferred(best, values.dtype)
+        value, expert = _preferred(best, logits.dtype.element_ty)
         chosen = tl.where(slot == index, value[:, None], chosen)
         experts = tl.where(slot == index, expert[:, None], experts)
         keys = tl.where(keys == best[:, None], -(2 ** (keys.dtype.primitive_bitwidth - 1)), keys)
@@ -73,21 +79,6 @@ def choose(values, lane, EXPERTS: tl.constexpr, K: tl.constexpr, K_PAD: tl.const
         chosen = 1.0 / (1.0 + tl.exp(-chosen))
     if RENORMALIZE:
         chosen = chosen / tl.sum(chosen, 1)[:, None]
-    return experts, chosen
-
-
-@triton.jit(do_not_specialize=["tokens"])
-def _choose(logits, weights, ids, tokens, stride, EXPERTS: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr,
-            K_PAD: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, ROWS: tl.constexpr,
-            PDL: tl.constexpr):  # fmt: skip
-    dependent.release(PDL)
-    dependent.wait(PDL)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    lane = tl.arange(0, PADDED)[None, :]
-    live = (row < tokens)[:, None] & (lane < EXPERTS)
-    values = tl.load(logits + row[:, None] * stride + lane, mask=live, other=float("-inf"))
-    experts, chosen = choose(values, lane, EXPERTS, K, K_PAD, SCORE, RENORMALIZE)
-    slot = tl.arange(0, K_PAD)[None, :]
     at = row[:, None] * K + slot
     there = (row < tokens)[:, None] & (slot < K)
     tl.store(weights + at, chosen.to(weights.dtype.element_ty), mask=there)

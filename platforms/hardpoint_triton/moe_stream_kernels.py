@@ -11,8 +11,6 @@ import triton.language as tl
 
 from hardpoint_triton import dependent
 from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, activate, ascending, gate_up_rows
-from hardpoint_triton.moe_routing_kernels import SCORES, choose
-from hardpoint_triton.stream import workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,10 @@ ROUTER_ROWS: Final = 2
 
 
 @triton.jit
-def _route(x, norm_weight, router, router_bias, normed, logits, weights, ids, arrived, x_stride, eps, offset,
-           HIDDEN: tl.constexpr, PADDED: tl.constexpr, EXPERTS: tl.constexpr, EXPERTS_PAD: tl.constexpr,
-           K: tl.constexpr, K_PAD: tl.constexpr, SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, NORM: tl.constexpr,
-           WIDE: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
-    """Norm one token, multiply it by some of the router's rows; who is last with that chooses the token's experts."""
+def _route(x, norm_weight, router, router_bias, normed, logits, x_stride, eps, offset, HIDDEN: tl.constexpr,
+           PADDED: tl.constexpr, EXPERTS: tl.constexpr, NORM: tl.constexpr, WIDE: tl.constexpr, BIAS: tl.constexpr,
+           ROWS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    """Norm one token, and multiply it by some of the router's rows."""
     token = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
@@ -63,18 +60,6 @@ def _route(x, norm_weight, router, router_bias, normed, logits, weights, ids, ar
     if BIAS:
         result += tl.load(router_bias + row, mask=row < EXPERTS, other=0.0).to(tl.float32)
     tl.store(logits + token * EXPERTS + row, result.to(value.dtype), mask=row < EXPERTS)
-    # All threads' stores come before the one thread's announcement of them.
-    tl.debug_barrier()
-    if tl.atomic_add(arrived + token, 1, sem="acq_rel") == tl.num_programs(1) - 1:
-        tl.store(arrived + token, 0)
-        lane, slot = tl.arange(0, EXPERTS_PAD)[None, :], tl.arange(0, K_PAD)[None, :]
-        # Past the first cache, which may hold what was there before.
-        values = tl.load(
-            logits + token * EXPERTS + lane, mask=lane < EXPERTS, other=float("-inf"), cache_modifier=".cg"
-        )
-        experts, chosen = choose(values, lane, EXPERTS, K, K_PAD, SCORE, RENORMALIZE)
-        tl.store(weights + token * K + slot, chosen.to(weights.dtype.element_ty), mask=slot < K)
-        tl.store(ids + token * K + slot, experts.to(tl.int64), mask=slot < K)
 
 
 @triton.jit
@@ -166,37 +151,25 @@ def _down(inner, weights, ids, weight, scale, bias, residual, out, residual_stri
     tl.store(out + token * HIDDEN + row, result.to(out.dtype.element_ty), mask=live)
 
 
-def norm_and_choose(
+def norm_and_score(
     x: torch.Tensor,
     router: torch.Tensor,
     router_bias: torch.Tensor | None,
     norm_weight: torch.Tensor | None,
     eps: float,
     offset: float,
-    k: int,
-    renormalize: bool,
-    score: str,
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return normed tokens, weights in ``dtype`` and ids; see ``hardpoint.ops.moe.routed_moe``.
-
-    ``x`` may have gaps between rows, of which there are no more than a workspace has counters.
-    """
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return normed tokens and their logits; see ``hardpoint.ops.moe.routed_moe``. ``x`` may have gaps between rows."""
     (tokens, hidden), count = x.shape, router.shape[0]
     normed = x if norm_weight is None else torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     logits = torch.empty((tokens, count), dtype=x.dtype, device=x.device)
-    weights = torch.empty((tokens, k), dtype=dtype, device=x.device)
-    ids = torch.empty((tokens, k), dtype=torch.int64, device=x.device)
-    _, arrived = workspace(x.device)
     _route[(tokens, triton.cdiv(count, ROUTER_ROWS))](
         x, x if norm_weight is None else norm_weight, router, router if router_bias is None else router_bias, normed,
-        logits, weights, ids, arrived, x.stride(0), eps, offset, HIDDEN=hidden, PADDED=triton.next_power_of_2(hidden),
-        EXPERTS=count, EXPERTS_PAD=triton.next_power_of_2(count), K=k, K_PAD=triton.next_power_of_2(k),
-        SCORE=SCORES[score], RENORMALIZE=renormalize, NORM=norm_weight is not None,
-        WIDE=norm_weight is not None and (bool(offset) or norm_weight.dtype != x.dtype), BIAS=router_bias is not None,
-        ROWS=ROUTER_ROWS, num_warps=4, **dependent.keywords(x.device),
+        logits, x.stride(0), eps, offset, HIDDEN=hidden, PADDED=triton.next_power_of_2(hidden), EXPERTS=count,
+        NORM=norm_weight is not None, WIDE=norm_weight is not None and (bool(offset) or norm_weight.dtype != x.dtype),
+        BIAS=router_bias is not None, ROWS=ROUTER_ROWS, num_warps=4, **dependent.keywords(x.device),
     )  # fmt: skip
-    return normed, weights, ids
+    return normed, logits
 
 
 def stream_experts(
