@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_SIZE = 16
 #: A backend must be faster by this part to be preferred to one that the platform lists before it.
-WORTH_A_CHANGE = 0.1
+WORTH_A_CHANGE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +163,14 @@ class AttentionChoice:
         """Return times of each part that has a choice; a backend that fails when it is tried joins ``refused``."""
         times: dict[tuple[Part, str], float] = {}
         for part, names in accepted.items():
-            for name in names if len(names) > 1 else ():
-                if name in refused:
-                    continue
-                try:
-                    times[part, name] = self._timings.seconds(self._made[name], query, part)
-                except Exception as error:
-                    _log.exception("attention backend %r failed when it was tried; it is left out", name)
-                    refused[name] = [f"failed when it was tried: {type(error).__name__}: {error}"]
+            rest = {name: self._made[name] for name in names if name not in refused}
+            if len(rest) < 2:
+                continue
+            found, failures = self._timings.compare(rest, query, part)
+            times |= {(part, name): seconds for name, seconds in found.items()}
+            for name, error in failures.items():
+                _log.error("attention backend %r failed when it was tried and is left out", name, exc_info=error)
+                refused[name] = [f"failed when it was tried: {type(error).__name__}: {error}"]
         return {(part, name): seconds for (part, name), seconds in times.items() if name not in refused}
 
     def _why(self, times: dict[tuple[Part, str], float], several: bool) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,8 +33,10 @@ Part = Literal["prefill", "decode"]
 _log = logging.getLogger(__name__)
 #: What is timed, as (requests, context, new tokens): prompts that fill a quarter of a large step, and a busy server's decodes.
 BATCHES: Final[dict[Part, tuple[int, int, int]]] = {"prefill": (2, 1024, 1024), "decode": (32, 1024, 1)}
-_CALLS: Final = 4
-_ROUNDS: Final = 3
+_CALLS: Final = 8
+_ROUNDS: Final = 8
+#: Plans of a step before it is timed, for backends that prepare what comes again.
+_STEPS: Final = 256
 
 
 class AttentionTimings:
@@ -52,18 +54,24 @@ class AttentionTimings:
         info = device.info
         self._chip = [info.name, info.arch, *(f"{name} {found}" for name in packages if (found := _version(name)))]
 
-    def seconds(self, backend: AttentionBackend, query: AttentionQuery, part: Part) -> float:
-        """Return seconds for one layer's call on a batch of ``BATCHES``, from the file where it is known."""
-        key = json.dumps([*self._chip, backend.name, part, BATCHES[part], asdict(query)])
-        known = self._read()
-        if key not in known:
-            found = measure(backend, self._device, query, part)
-            # Read again: other processes measure, too.
-            self._write({**self._read(), key: found})
-            return found
-        return known[key]
+    def compare(
+        self, backends: Mapping[str, AttentionBackend], query: AttentionQuery, part: Part
+    ) -> tuple[dict[str, float], dict[str, Exception]]:
+        """Return seconds of one layer's call on a batch of ``BATCHES`` by name, and what went wrong with those that failed.
 
-    def _read(self) -> dict[str, float]:
+        Times come from the file where all of them are known; only what was measured side by side is compared.
+        """
+        key = json.dumps([*self._chip, part, BATCHES[part], sorted(backends), asdict(query)])
+        known = self._read().get(key)
+        if known is not None and known.keys() == backends.keys():
+            return known, {}
+        times, failures = measure(backends, self._device, query, part)
+        if not failures:
+            # Read again: other processes measure, too.
+            self._write({**self._read(), key: times})
+        return times, failures
+
+    def _read(self) -> dict[str, dict[str, float]]:
         try:
             found = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -71,10 +79,14 @@ class AttentionTimings:
         except (OSError, ValueError) as error:
             _log.warning("attention times in %s cannot be read (%s); measuring again", self._path, error)
             return {}
-        numbers = found.items() if isinstance(found, dict) else ()
-        return {key: value for key, value in numbers if isinstance(value, float)}
+        entries = found.items() if isinstance(found, dict) else ()
+        return {
+            key: times
+            for key, times in entries
+            if isinstance(times, dict) and all(isinstance(value, float) and value > 0 for value in times.values())
+        }
 
-    def _write(self, times: dict[str, float]) -> None:
+    def _write(self, times: dict[str, dict[str, float]]) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
@@ -84,20 +96,34 @@ class AttentionTimings:
             _log.warning("attention times cannot be kept in %s (%s); the next start measures again", self._path, error)
 
 
-def measure(backend: AttentionBackend, device: Device, query: AttentionQuery, part: Part) -> float:
-    """Return the shortest time of one layer's call in seconds, kernels compiled before."""
-    call = uniform_call(backend, device, query, *BATCHES[part])
-    for _ in range(2):
-        call()
-    best = float("inf")
-    for _ in range(_ROUNDS):
-        device.synchronize()
-        start = time.perf_counter()
-        for _ in range(_CALLS):
+def measure(
+    backends: Mapping[str, AttentionBackend], device: Device, query: AttentionQuery, part: Part
+) -> tuple[dict[str, float], dict[str, Exception]]:
+    """Return the shortest time of one layer's call in seconds by name, and the errors of those that failed.
+
+    Kernels are compiled before. Backends take turns, so that whatever else slows the device slows all of them.
+    """
+    calls: dict[str, Callable[[], torch.Tensor]] = {}
+    failures: dict[str, Exception] = {}
+    for name, backend in backends.items():
+        try:
+            call = uniform_call(backend, device, query, *BATCHES[part], steps=_STEPS)
             call()
-        device.synchronize()
-        best = min(best, (time.perf_counter() - start) / _CALLS)
-    return best
+            device.synchronize()
+        except Exception as error:  # whatever a plugin does wrong is its own reason not to be taken
+            failures[name] = error
+        else:
+            calls[name] = call
+    times = dict.fromkeys(calls, float("inf"))
+    for _ in range(_ROUNDS):
+        for name, call in calls.items():
+            device.synchronize()
+            start = time.perf_counter()
+            for _ in range(_CALLS):
+                call()
+            device.synchronize()
+            times[name] = min(times[name], (time.perf_counter() - start) / _CALLS)
+    return times, failures
 
 
 def uniform_call(
