@@ -54,7 +54,7 @@ def one_row(x, weight, out, norm_weight, bias, residual, weight_scale, x_scale, 
     here = n < n_out
     k = tl.arange(0, BLOCK_K)
     line = weight + tl.where(here, n, 0).to(tl.int64) * k_in
-    up_line = line + n_out.to(tl.int64) * k_in
+    up_line = line + k_in.to(tl.int64) * n_out
     if EARLY:
         if tl.program_id(0) < FIRST_WAVE:
             prefetch(line, EARLY * weight.dtype.element_ty.primitive_bitwidth // 8, BLOCK_N)
@@ -132,7 +132,7 @@ def few_rows(x, weight, out, bias, residual, weight_scale, x_scale, partial, arr
     first = part * share
     last = tl.minimum(first + share, k_in)
     line = weight + tl.where(here, n, 0).to(tl.int64) * k_in + first
-    up_line = line + n_out.to(tl.int64) * k_in
+    up_line = line + k_in.to(tl.int64) * n_out
     if EARLY:
         if part * tl.num_programs(0) + tile_index < FIRST_WAVE:
             size = tl.maximum(tl.minimum(last - first, EARLY), 0) * weight.dtype.element_ty.primitive_bitwidth // 8
