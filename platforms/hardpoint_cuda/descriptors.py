@@ -52,7 +52,7 @@ LINEAR = Descriptor(
     name="cuda",
     contract=(1, 0),
     implementation="hardpoint_cuda.linear:CudaLinear",
-    summary="dense layers, fused: few rows in CUDA C++ at the memory's rate, many by cuBLAS",
+    summary="dense layers, fused: small weights and few rows in CUDA C++, the rest as triton does",
     requires=("triton", "cupy"),
     remedy="pip install hardpoint[cuda]",
 )

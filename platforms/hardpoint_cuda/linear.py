@@ -1,4 +1,4 @@
-"""Dense linear layers of NVIDIA GPUs."""
+"""Dense linear layers of NVIDIA GPUs with CUDA C++ for small weights; chosen by ``--linear-backend cuda``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hardpoint_triton.linear import TritonLinear
 
 
 class CudaLinear(TritonLinear):
-    """Triton's linear layers with few rows in CUDA C++."""
+    """Triton's linear layers, with small weights and few rows in CUDA C++."""
 
     name: ClassVar[str] = "cuda"
     stream = staticmethod(stream)

@@ -1,4 +1,4 @@
-// Products of up to 32 rows at the memory's rate:
+// Products of up to 16 rows with small weights:
 //   out = residual + activation(x_scale * weight_scale * (norm(x) @ weight.T) + bias)
 //
 // A block has TILES times 16 rows of the weight (8 pairs of gate and up if gated); its warps share the columns. Weights go
@@ -6,14 +6,14 @@
 // so each thread takes 16 neighbouring bytes of a row, and x is read in the same order. A ring of DEPTH pieces is always on
 // its way, the first of it before the wait for the kernel that makes x. Sums of warps are added in their order.
 //
-// Macros: ROWS (8, 16, 32: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, LINE (64 or
+// Macros: ROWS (8 or 16: rows of x in a product), WARPS, RESIDENT (warps on a multiprocessor), DEPTH, TILES, LINE (64 or
 // 128, divides a row), ALONE (one row, kept in shared memory), FP8, HALF, KIND (0 none, 1 silu, 2 gelu by tanh, 3 gelu),
 // NORM (0 none, 1 weight in x's type, 2 weight in float32), BIAS, RESIDUAL, SCALED, X_SCALED.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
 #define GROUPS (ROWS / 8)
-#define X_DEPTH (ROWS == 8 ? 4 : ROWS == 16 ? 2 : 1)  // steps of x on their way
+#define X_DEPTH (ROWS == 8 ? 4 : 2)  // steps of x on their way
 // Output features of a tile of 16 rows, and of a block.
 #define EACH (KIND ? 8 : 16)
 #define FEATURES (EACH * TILES)

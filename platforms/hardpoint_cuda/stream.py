@@ -18,8 +18,10 @@ from hardpoint_triton.stream import ACTIVATIONS, multiprocessors
 if TYPE_CHECKING:
     from hardpoint.contract.quant import NormSpec
 
-#: Rows that one product takes.
-MOST_ROWS: Final = 32
+#: Rows that one product takes: for more, x comes from the L2 cache more often than Triton's tiles read it.
+MOST_ROWS: Final = 16
+#: Bytes of a weight up to which starting early counts for more than the longer stretches that Triton's kernels read.
+MOST_BYTES: Final = 20_000_000
 #: Rows up to which the norm rides along; for more, every block's own pass over x costs more than one kernel's.
 NORMED_ROWS: Final = 8
 #: Bytes of a weight's row that a warp reads in one step.
@@ -44,6 +46,7 @@ def fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Return whether the CUDA kernel can multiply these."""
     return (
         len(x) <= MOST_ROWS
+        and weight.nbytes <= MOST_BYTES
         and x.dtype == weight.dtype
         and x.dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn)
         and weight.shape[1] * weight.element_size() % STEP == 0
@@ -90,7 +93,7 @@ def stream(
     alone = rows == 1 and k_in * size <= SHARED_BYTES
     wide = norm_weight is not None and norm_weight.dtype == torch.float32
     macros = {
-        "ROWS": 8 if rows <= 8 else 16 if rows <= 16 else 32,
+        "ROWS": 8 if rows <= 8 else 16,
         "WARPS": shape.warps,
         "RESIDENT": shape.resident,
         "DEPTH": shape.depth,
