@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 PROMPT_STEP: Final = 128
 ROWS_STEP: Final = 512
 EARLIER_STEP: Final = 2048
-#: Pairs of query and key that a shape must have brought before it is planned: what that costs is then made up for.
+#: Pairs of query and key from which a rectangle makes up for a merge.
+LEAST_RECTANGLE: Final = 2**23
+#: Pairs that a shape must have brought before it is planned: what that costs is then made up for.
 LEAST_PAIRS: Final = 2**27
 #: Rows and keys of the calls that make cuDNN compile.
 WARM_UP: Final = (5120, 8192)
@@ -94,7 +96,8 @@ class CudnnPlanner(TritonPlanner):
     def _relieve(self, rows: int, tokens: int) -> tuple[int, int]:
         """Return the rectangle of rows and earlier tokens for cuDNN."""
         rows, tokens = rows // ROWS_STEP * ROWS_STEP, tokens // EARLIER_STEP * EARLIER_STEP
-        return (rows, tokens) if rows * tokens and self._worth("past", rows, tokens, rows * tokens) else (0, 0)
+        large = rows * tokens >= LEAST_RECTANGLE
+        return (rows, tokens) if large and self._worth("past", rows, tokens, rows * tokens) else (0, 0)
 
     def _worth(self, what: str, first: int, second: int, pairs: int) -> bool:
         self._pairs[what, first, second] += pairs

@@ -137,7 +137,7 @@ def test_what_comes_often_is_cudnns(device: Device, monkeypatch: pytest.MonkeyPa
         calls.append((len(q), len(k), causal))
         return formula(q, k, *rest, causal=causal)  # type: ignore[arg-type]
 
-    steps = {"PROMPT_STEP": 1, "ROWS_STEP": 16, "EARLIER_STEP": 32, "LEAST_PAIRS": 250}
+    steps = {"PROMPT_STEP": 1, "ROWS_STEP": 16, "EARLIER_STEP": 32, "LEAST_PAIRS": 250, "LEAST_RECTANGLE": 1}
     for name, value in steps.items():
         monkeypatch.setattr(attention, name, value)
     monkeypatch.setattr(chunks, "LEAST_ROWS", 8)
