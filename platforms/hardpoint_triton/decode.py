@@ -18,7 +18,9 @@ from hardpoint_triton.decode_kernels import RECORD, decode, divide, join
 from hardpoint_triton.launch import registers
 
 #: Up to so many requests, a further launch merges pieces: many programs share what the last one would do alone.
-JOINED_REQUESTS: Final = 16
+JOINED_REQUESTS: Final = 64
+#: Up to so many requests count as few for ``decode_shape``.
+FEW_REQUESTS: Final = 2
 #: Kinds of 8-bit caches, see ``decode_kernels.decode``.
 NARROW: Final = {torch.float8_e4m3fn: 1, torch.float8_e5m2: 2}
 #: Floating-point numbers that a warp holds at a time while it merges.
@@ -43,25 +45,30 @@ class DecodeShape:
     stages: int
     registers: int = 0
 
-    def keywords(self, device: torch.device) -> dict[str, int]:
-        """Return the compiler's part."""
-        return {"num_warps": self.warps, "num_stages": self.stages, **registers(device, self.registers)}
+    def keywords(self, device: torch.device, rows: int) -> dict[str, int]:
+        """Return the compiler's part for tiles of ``rows`` queries; more than usual need more registers."""
+        most = self.registers if rows == ROWS else 0
+        return {"num_warps": self.warps, "num_stages": self.stages, **registers(device, most)}
 
 
 @cache
-def decode_shape(head_size: int, kv_dtype: str, shared: bool = False) -> DecodeShape:
+def decode_shape(head_size: int, kv_dtype: str, *, few: bool = False, shared: bool = False) -> DecodeShape:
     """Return the launch for heads of ``head_size`` elements, chosen by measurement on an H200.
 
-    What is left of contexts whose beginning is shared is short: more and smaller programs hide how each of them starts.
+    Few requests are cut into fewer, larger pieces, since merging them takes longer than reading. What is left of contexts
+    whose beginning is shared is short: more and smaller programs hide how each of them starts. So they do for 8-bit caches,
+    whose elements cost more to unpack than to read.
     """
     row_bytes = triton.next_power_of_2(head_size) * DTYPE_BYTES[kv_dtype]
     if row_bytes > 512:
         return DecodeShape(tokens=16, programs=2, warps=4, stages=2)
     if row_bytes > 256 or kv_dtype == "float32":
         return DecodeShape(tokens=32, programs=2, warps=4, stages=3)
-    if shared:
+    if few:
+        return DecodeShape(tokens=128, programs=2, warps=4, stages=2)
+    if shared or DTYPE_BYTES[kv_dtype] == 1:
         return DecodeShape(tokens=32, programs=6, warps=2, stages=3, registers=168)
-    return DecodeShape(tokens=64, programs=2, warps=4, stages=3)
+    return DecodeShape(tokens=64, programs=3, warps=4, stages=3, registers=168)
 
 
 class Join(IntEnum):
@@ -129,9 +136,11 @@ class WorkLists:
         self._units = units
         self._num_kv_heads = spec.num_kv_heads
         self._window = spec.window or 0
+        self._narrow = DTYPE_BYTES[spec.dtype] == 1
         self._plain = decode_shape(spec.head_size, spec.dtype)
+        self._few = decode_shape(spec.head_size, spec.dtype, few=True)
         self._shared = decode_shape(spec.head_size, spec.dtype, shared=True)
-        most = units * max(self._plain.programs, self._shared.programs)
+        most = units * max(shape.programs for shape in (self._plain, self._few, self._shared))
         self._records = torch.zeros(most * RECORD.value, dtype=torch.int32, device=device)
         self._scratch = Scratch(device)
         self._reserve(max_requests)
@@ -145,7 +154,7 @@ class WorkLists:
         """Divide the first ``count`` requests of ``seq_lens``; what is shared is left out."""
         if count > self._capacity:
             self._reserve(triton.next_power_of_2(count))
-        shape = self._plain if shared is None else self._shared
+        shape = self._shared if shared is not None else self._few if count <= FEW_REQUESTS else self._plain
         programs = self._units * shape.programs
         if count:
             divide[(1,)](
@@ -154,7 +163,9 @@ class WorkLists:
                 KV_HEADS=self._num_kv_heads, BLOCK_N=shape.tokens, WINDOW=self._window,
                 SKIPS=shared is not None, CHUNK=1024, PROGRAMS_PAD=triton.next_power_of_2(programs), num_warps=4,
             )  # fmt: skip
-        join = Join.ALL if shared is not None else Join.PIECES if count <= JOINED_REQUESTS else Join.LAST
+        join = Join.PIECES if self._narrow or count <= JOINED_REQUESTS else Join.LAST
+        if shared is not None:
+            join = Join.ALL
         return DecodeWork(
             count, shape, programs, join, self._starts, self._records, self._counters, self._scratch, shared
         )
@@ -178,6 +189,7 @@ def launch_decode(
     group = heads // kv_heads
     shape, shared, narrow = work.shape, work.shared, NARROW.get(kv.dtype, 0)
     padded, wide = triton.next_power_of_2(group), max(32 if narrow else 16, triton.next_power_of_2(size))
+    height = max(ROWS, padded)
     pieces = (2 * work.programs + (work.count * kv_heads if work.join == Join.ALL else 0)) * group
     partial = work.scratch.floats("pieces", pieces * (size + 2))
     partials = partial, partial[pieces * size :], partial[pieces * (size + 1) :]
@@ -191,10 +203,10 @@ def launch_decode(
         q if sinks is None else sinks,
         config.scale, config.soft_cap or 1.0, *scales, table.stride(0), q.stride(0), *pairs.stride()[:4],
         HEADS=heads, G=group, G_PAD=padded, D=size, D_PAD=wide, BLOCK_SIZE=block_size,
-        BLOCK_M=max(ROWS, padded), BLOCK_N=shape.tokens, PIECES=max(1, shape.warps * MERGE_ELEMENTS // (padded * wide)),
+        BLOCK_M=height, BLOCK_N=shape.tokens, PIECES=max(1, shape.warps * MERGE_ELEMENTS // (padded * wide)),
         WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None,
         NARROW=narrow, ASM=q.is_cuda and torch.version.hip is None, JOIN=int(work.join), SHARED=shared is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", **shape.keywords(q.device), **keywords,
+        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", **shape.keywords(q.device, height), **keywords,
     )  # fmt: skip
     if work.join != Join.LAST:
         many = work.programs >= 4 * work.count * kv_heads
