@@ -30,8 +30,8 @@ LEAST_HEAD_ROWS: Final = 16
 HEAD_TILES: Final = 8
 #: Most programs that share a tile.
 MOST_SPLIT: Final = 8
-#: Most tiles that programs share.
-SHARED_TILES: Final = 1024
+#: Programs for which there is working memory at least.
+LEAST_PROGRAMS: Final = 64
 #: One row's kernel has no good tiles for weights of so few columns with so many rows.
 SHORT: Final = 1024
 MANY: Final = 32768
@@ -123,13 +123,14 @@ def stream(
             FIRST_WAVE=tile.wave, num_warps=tile.warps, **flags, **keywords,
         )  # fmt: skip
         return out
-    tile = few_rows_tile(n_out, k_in, weight.element_size(), rows, bool(kind), processors)
+    tiles = triton.cdiv(n_out, TILE)
+    padded = max(LEAST_HEAD_ROWS if tiles >= HEAD_TILES * processors else LEAST_ROWS, triton.next_power_of_2(rows))
+    line = weight.element_size() * (2 * TILE if kind else TILE) + x.element_size() * padded
+    tile = few_rows_tile(tiles, k_in, weight.element_size(), line, bool(kind), processors, shared_memory(x.device))
     partial, arrived = workspace(x.device)
-    tiles = triton.cdiv(n_out, tile.block_n)
-    least = LEAST_HEAD_ROWS if tiles >= HEAD_TILES * processors else LEAST_ROWS
     few_rows[(tiles, tile.split)](
         x, weight, out, *pointers, partial, arrived, rows, x.stride(0), n_out, k_in,
-        ROWS=max(least, triton.next_power_of_2(rows)), BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, SPLIT=tile.split,
+        ROWS=padded, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, SPLIT=tile.split,
         STAGES=tile.stages, EVEN=k_in % (tile.block_k * tile.split) == 0, EARLY=tile.early if keywords["PDL"] else 0,
         FIRST_WAVE=tile.wave, num_warps=tile.warps, **flags, **keywords,
     )  # fmt: skip
@@ -151,15 +152,27 @@ def one_row_tile(n_out: int, k_in: int, size: int, pair: bool, processors: int) 
 
 
 @cache
-def few_rows_tile(n_out: int, k_in: int, size: int, rows: int, pair: bool, processors: int) -> Tile:
-    """Return how a product of few rows is cut up: where tiles are too few, programs share them."""
+def few_rows_tile(tiles: int, k_in: int, size: int, line: int, pair: bool, processors: int, shared: int) -> Tile:
+    """Return how a product of few rows is cut up: where tiles are too few, programs share them.
+
+    Args:
+        tiles: of the output.
+        k_in: input features.
+        size: of a weight's element.
+        line: bytes of a stage in shared memory for each input feature.
+        pair: whether gate and up are computed together.
+        processors, shared: the device's multiprocessors and the shared memory of one.
+    """
     block_k = 256 // size
-    tiles = triton.cdiv(n_out, TILE)
+    stages = 4 if pair else 5
+    while 2 * block_k * line > shared and block_k > 32:
+        block_k //= 2
+    stages = max(1, min(stages, shared // (block_k * line)))
     most = max(1, min(MOST_SPLIT, k_in // (4 * block_k)))
     split = 1
     while tiles * split * 2 <= processors and split * 2 <= most:
         split *= 2
-    return Tile(TILE, block_k, split, stages=4 if pair else 5)
+    return Tile(TILE, block_k, split, stages, early=2 * block_k, wave=2 * processors)
 
 
 @cache
@@ -169,14 +182,21 @@ def multiprocessors(device: torch.device) -> int:
 
 
 @cache
+def shared_memory(device: torch.device) -> int:
+    """Return the shared memory that one program can have, in bytes."""
+    if device.type != "cuda":
+        return 1 << 17
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+
+
+@cache
 def workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return memory for the sums of programs that share a tile, and for each tile how many have arrived (left at 0).
 
     Calls on one device follow each other on one stream, or would overwrite each other's sums.
     """
-    cells = 2 * TILE * MOST_ROWS
-    programs = SHARED_TILES if device.type == "cuda" else 64
-    return (
-        torch.empty(programs * cells, device=device),
-        torch.zeros(SHARED_TILES, dtype=torch.int32, device=device),
-    )
+    # Programs share tiles only where all of them run at the same time.
+    programs = max(LEAST_PROGRAMS, multiprocessors(device))
+    sums = torch.empty(programs * 2 * TILE * MOST_ROWS, device=device)
+    return sums, torch.zeros(programs, dtype=torch.int32, device=device)
