@@ -14,9 +14,9 @@ from hardpoint.contract.device import DeviceInfo
 from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.limits import BatchLimits, BatchShape
 from hardpoint_cuda import device as cuda_device
-from hardpoint_cuda import graphs
 from hardpoint_cuda.device import CudaDevice
-from hardpoint_cuda.graphs import GraphPreparer
+from hardpoint_triton import graphs
+from hardpoint_triton.graphs import GraphPreparer
 
 
 @pytest.mark.parametrize(

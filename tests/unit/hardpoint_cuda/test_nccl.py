@@ -15,7 +15,7 @@ from hardpoint.contract.errors import PluginError
 from hardpoint.executor.groups import TransportFactory
 from hardpoint.testing.conformance.collectives import check_communicator, check_replays
 from hardpoint_cpu.communicator import GlooFactory
-from hardpoint_cuda.nccl import NcclCommunicator, NcclFactory
+from hardpoint_triton.nccl import NcclCommunicator, NcclFactory
 
 CPU = torch.device("cpu")
 

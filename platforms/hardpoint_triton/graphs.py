@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs."""
+"""Decode steps as graphs of ``torch.cuda`` (CUDA, HIP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collectives over NCCL. They run on the stream that is current, so that a captured step holds them too."""
+"""Collectives over NCCL, and RCCL by the same name. They run on the current stream, so that a captured step holds them too."""
 
 from __future__ import annotations
 
