@@ -1,6 +1,6 @@
 """Linear layers of three models against their ceilings.
 
-    python benchmarks/gpu/linear.py [--kernel cuda] [--rows 1,16,8192] [--models llama-8b] [--json FILE]
+    python benchmarks/gpu/linear.py [--kernel triton] [--rows 1,16,8192] [--models llama-8b] [--json FILE]
 
 Weights are rotated so that none is still in the L2 cache, many calls run from one CUDA graph, and the median of five
 replays counts. A product's floor is the longer of its bytes at the device's read bandwidth and its operations at the rate
@@ -169,7 +169,7 @@ def line(result: Result) -> str:
 def main() -> None:
     """Measure, print a table, write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernel", choices=KERNELS, default="cuda")
+    parser.add_argument("--kernel", choices=KERNELS, default="triton")
     parser.add_argument("--rows", default="1,2,4,8,16,32,64,128,256,512,2048,8192")
     parser.add_argument("--models", default=",".join(LAYERS))
     parser.add_argument("--json", type=Path)
