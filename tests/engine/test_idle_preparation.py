@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ def test_what_no_step_has_wanted_yet_is_prepared_in_idle_time(tiny_llama: Path, 
         assert prepared(llm)["afterwards"] == [2]
         assert llm._engine().poll(0.001) is None
         assert prepared(llm)["afterwards"] == [2, 5]
+        assert tokens(llm) == expected
+
+
+def test_a_device_that_runs_by_itself_rehearses(
+    tiny_llama: Path, vendor: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tiny_llama, eager=True) as llm:
+        expected = tokens(llm)
+    import replay_vendor
+
+    plain = replay_vendor.ReplayingPlatform.capabilities
+    monkeypatch.setattr(
+        replay_vendor.ReplayingPlatform,
+        "capabilities",
+        lambda self, info: dataclasses.replace(plain(self, info), asynchronous=True),
+    )
+    with opened(tiny_llama, eager=False) as llm:
+        assert prepared(llm) == {"greedy": [2, 5]}, "five long prompts were decoded"
+        assert tokens(llm) == expected
+    with opened(tiny_llama, eager=True) as llm:
+        assert llm.info.description["prepared"] is None
         assert tokens(llm) == expected
 
 

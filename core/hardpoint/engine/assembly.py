@@ -24,6 +24,7 @@ from hardpoint.engine.announcer import Announcer
 from hardpoint.engine.kv_groups import plan_kv
 from hardpoint.engine.loop import EngineLoop
 from hardpoint.engine.messages import EngineInfo
+from hardpoint.engine.rehearsal import rehearse
 from hardpoint.executor.launch import RunnerLaunch
 from hardpoint.plugins import Catalogue, Events, Refusal
 from hardpoint.plugins import choose as choose_plugin
@@ -113,14 +114,16 @@ def assemble(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
     setup.events.emit("model_loaded", model=setup.files.name, seconds=loaded.seconds)
     try:
         loaded.executor.start(loaded.kv)
-        scheduler = Scheduler(
-            loaded.config,
-            setup.limits,
-            loaded.kv,
-            max_model_len=_length(loaded.config),
-            vocab_size=setup.shape.vocab_size,
-            policy=policy,
-        )
+        if _rehearses(setup, loaded.executor):
+            rehearse(
+                _scheduler(setup, loaded, policy),
+                loaded.executor,
+                setup.limits,
+                max_model_len=_length(loaded.config),
+                vocab_size=setup.shape.vocab_size,
+                depth=setup.depth,
+            )
+        scheduler = _scheduler(setup, loaded, policy)
         info = _info(setup, loaded, time.perf_counter() - began)
         _report(info)
         setup.events.emit("engine_started", info=info)
@@ -129,6 +132,24 @@ def assemble(config: EngineConfig) -> tuple[EngineLoop, EngineInfo]:
         raise
     announcer = Announcer(setup.events) if setup.events.names else None
     return EngineLoop(scheduler, loaded.executor, depth=setup.depth, announcer=announcer), info
+
+
+def _scheduler(setup: Setup, loaded: _Loaded, policy: SchedulingPolicy) -> Scheduler:
+    return Scheduler(
+        loaded.config,
+        setup.limits,
+        loaded.kv,
+        max_model_len=_length(loaded.config),
+        vocab_size=setup.shape.vocab_size,
+        policy=policy,
+    )
+
+
+def _rehearses(setup: Setup, executor: Executor) -> bool:
+    """Return whether first uses cost anything to speak of: on a device that runs by itself and prepares steps."""
+    alone = len(setup.devices) == 1
+    by_itself = setup.platform.capabilities(setup.devices[0]).asynchronous
+    return alone and by_itself and executor.describe().get("prepared") is not None
 
 
 def preview(config: EngineConfig) -> EngineInfo:

@@ -262,7 +262,6 @@ class TorchRunner:
         for row in range(self._launch.limits.max_requests):
             self._sampler.stop(row)
         self._batch.clear()
-        self._device.trim()
         return None
 
     def start_profile(self) -> None:
