@@ -18,7 +18,7 @@ from hardpoint_triton.decode_kernels import RECORD, decode, divide, join
 from hardpoint_triton.launch import registers
 
 #: Up to so many requests, a further launch merges pieces: many programs share what the last one would do alone.
-JOINED_REQUESTS: Final = 64
+JOINED_REQUESTS: Final = 1024
 #: Up to so many requests count as few for ``decode_shape``.
 FEW_REQUESTS: Final = 2
 #: Kinds of 8-bit caches, see ``decode_kernels.decode``.
