@@ -45,7 +45,9 @@ def test_attention_agrees_with_dense_attention(case: AttentionCase, name: str, d
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["rms_norm", "silu_mul", "gelu_mul", "qk_norm_rope", "topk_router", "moe", "routed_moe"])
+@pytest.mark.parametrize(
+    "name", ["rms_norm", "silu_mul", "gelu_mul", "qk_norm_rope", "topk_router", "moe", "routed_moe"]
+)
 def test_triton_ops_agree_with_their_references(name: str, dtype: torch.dtype, device: Device) -> None:
     from hardpoint_triton.ops import OPS as BODIES
 

@@ -9,7 +9,7 @@ from hardpoint.contract.errors import QueueFullError, RequestError
 from hardpoint.contract.limits import BatchLimits
 from hardpoint.params import SamplingParams
 from hardpoint.scheduler.accept import judge
-from null.driver import Driver, Setup
+from hardpoint.testing.scheduling import Driver, Setup
 
 
 def greedy(max_tokens: int = 4, **fields) -> SamplingParams:
