@@ -16,6 +16,7 @@ from hardpoint_triton import attention_kernels, dependent, rope_kernels
 from hardpoint_triton.cascade import Prefixes, PrefixFinder, SharedUploads, SharedWork
 from hardpoint_triton.chunks import Chunks, divide_chunks, gather_own, gather_past, launch_dense, takes_dense
 from hardpoint_triton.decode import DecodeWork, WorkLists, launch_decode
+from hardpoint_triton.launch import narrow, stages
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import Device
@@ -215,7 +216,8 @@ class TritonLayer:
             )
             self._attend_dense(q, k, v, kv, out, plan)
             paged = plan.chunks.paged
-        rows = max(PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2, triton.next_power_of_2(self._group))
+        most = PREFILL_ROWS // 4 if narrow() else PREFILL_ROWS if self._padded <= 128 else PREFILL_ROWS // 2
+        rows = max(most, triton.next_power_of_2(self._group))
         tiles = paged.tiles(rows // self._group)
         if not tiles.count:
             return
@@ -224,7 +226,7 @@ class TritonLayer:
             q if sinks is None else sinks,
             config.scale, config.soft_cap or 1.0, *self._scales, batch.block_table.stride(0), q.stride(0), *kv.stride()[:4],
             HEADS=config.num_heads, G=self._group, D=config.head_size, D_PAD=self._padded, BLOCK_SIZE=self._block_size,
-            BLOCK_M=rows, BLOCK_N=64, WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None,
-            SINKS=sinks is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            num_warps=8 if rows * self._padded >= 128 * 128 else 4, num_stages=2 if q.dtype == torch.float32 else 3,
+            BLOCK_M=rows, BLOCK_N=32 if narrow() else 64, WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None,
+            SINKS=sinks is not None,
+            num_warps=8 if rows * self._padded >= 128 * 128 or narrow() else 4, num_stages=stages(2 if q.dtype == torch.float32 else 3),
         )  # fmt: skip

@@ -22,7 +22,7 @@ def attend(
     table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr,
+    WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Attend one tile to its context.
 
@@ -76,7 +76,7 @@ def attend(
         block = tl.load(table_row + (key_at + BLOCK_N) // BLOCK_SIZE, mask=key_at + BLOCK_N < high, other=0)
         mask = there[:, None] & in_head[None, :]
         keys = tl.load(kv + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
-        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor[:, None]
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * factor[:, None]
         if SOFT_CAP:
             scaled = scores / soft_cap
             scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0))
@@ -91,7 +91,7 @@ def attend(
         shrink = tl.exp2(top - safe)
         total = total * shrink + tl.sum(weights, 1)
         values = tl.load(kv + kv_half + where[:, None] + dims[None, :], mask=mask, other=0.0).to(query.dtype)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(query.dtype), values, input_precision=PRECISION)
+        acc = acc * shrink[:, None] + tl.dot(weights.to(query.dtype), values, input_precision="ieee")
         top = new_top
 
     acc = acc * (v_scale / tl.where(total > 0, total, 1.0))[:, None]

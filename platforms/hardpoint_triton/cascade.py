@@ -13,7 +13,7 @@ import triton
 
 from hardpoint.contract.attention import AttentionLayerConfig
 from hardpoint_triton.cascade_kernels import TILE, attend_shared
-from hardpoint_triton.launch import registers
+from hardpoint_triton.launch import registers, stages
 
 if TYPE_CHECKING:
     from hardpoint.contract.device import Device
@@ -240,8 +240,8 @@ class SharedWork:
             table.stride(0), q.stride(0), *kv.stride()[:4],
             HEADS=heads, G=group, D=size, D_PAD=wide, BLOCK_SIZE=block_size,
             BLOCK_M=height, BLOCK_N=32 if small else 64, PARTS=parts, SPLITS=splits,
-            SOFT_CAP=config.soft_cap is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            num_warps=8, num_stages=2 if small else STAGES, **registers(q.device, REGISTERS), **keywords,
+            SOFT_CAP=config.soft_cap is not None,
+            num_warps=8, num_stages=stages(2 if small else STAGES), **registers(q.device, REGISTERS), **keywords,
         )  # fmt: skip
         return splits, results
 

@@ -24,7 +24,7 @@ def attend_shared(
     table_stride, q_token, kv_half, kv_block, kv_head_stride, kv_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, SPLITS: tl.constexpr,
-    SOFT_CAP: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
+    SOFT_CAP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Attend up to ``BLOCK_M // G`` members of one tile, the ``part``-th such, to one split of what they share.
 
@@ -74,7 +74,7 @@ def attend_shared(
         else:
             keys = tl.load(keys_at + where, mask=in_head[None, :], other=0.0).to(query.dtype)
             values = tl.load(keys_at + kv_half + where, mask=in_head[None, :], other=0.0).to(query.dtype)
-        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION) * factor[:, None]
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * factor[:, None]
         if SOFT_CAP:
             scaled = scores / soft_cap
             scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0)) * LOG2_E
@@ -83,7 +83,7 @@ def attend_shared(
         shrink = tl.exp2(top - new_top)
         total = total * shrink + tl.sum(weights, 1)
         acc = acc * shrink[:, None]
-        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
+        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision="ieee")
         top = new_top
     acc = acc * v_scale
     at = (member * HEADS + head) * SPLITS + split

@@ -20,7 +20,7 @@ def attend_dense(
     q, k, v, past_k, past_v, out, sums, query_start, tile_request, tile_token, tile_past, tile_earlier, scale,
     q_token, kv_token, past_token, out_token,
     HEADS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, TOKENS: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, PAST: tl.constexpr, SUMS: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, PAST: tl.constexpr, SUMS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Attend one tile.
 
@@ -54,34 +54,34 @@ def attend_dense(
         whole = earlier // BLOCK_N * BLOCK_N
         for at in range(0, whole, BLOCK_N):
             keys = _load(past_k, past + at, kv_head, past_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
-            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+            scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
             top, total, acc, weights = _online(scores, factor, top, total, acc)
             values = _load(past_v, past + at, kv_head, past_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
-            acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
+            acc = tl.dot(weights.to(query.dtype), values, acc, input_precision="ieee")
         for at in range(whole, earlier, BLOCK_N):
             there = at + columns < earlier
             keys = _load(past_k, past + at, kv_head, past_token, columns, dims, there, D, BLOCK_N, TMA)
-            scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+            scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
             scores = tl.where(there[None, :], scores, float("-inf"))
             top, total, acc, weights = _online(scores, factor, top, total, acc)
             values = _load(past_v, past + at, kv_head, past_token, columns, dims, there, D, BLOCK_N, TMA)
-            acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
+            acc = tl.dot(weights.to(query.dtype), values, acc, input_precision="ieee")
     seen_by_all = (first + 1) // BLOCK_N * BLOCK_N
     stop = tl.minimum(first + TOKENS, length)
     for at in range(0, seen_by_all, BLOCK_N):
         keys = _load(k, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
-        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
         top, total, acc, weights = _online(scores, factor, top, total, acc)
         values = _load(v, begin + at, kv_head, kv_token, columns, dims, columns < BLOCK_N, D, BLOCK_N, TMA)
-        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
+        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision="ieee")
     for at in range(seen_by_all, stop, BLOCK_N):
         there = at + columns < length
         keys = _load(k, begin + at, kv_head, kv_token, columns, dims, there, D, BLOCK_N, TMA)
-        scores = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
         scores = tl.where((at + columns)[None, :] <= token[:, None], scores, float("-inf"))
         top, total, acc, weights = _online(scores, factor, top, total, acc)
         values = _load(v, begin + at, kv_head, kv_token, columns, dims, there, D, BLOCK_N, TMA)
-        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision=PRECISION)
+        acc = tl.dot(weights.to(query.dtype), values, acc, input_precision="ieee")
 
     acc = acc / total[:, None]
     target = out + (row * out_token + head * D)[:, None] + dims[None, :]

@@ -17,6 +17,7 @@ import triton
 
 from hardpoint.contract.attention import AttentionLayerConfig, BatchView
 from hardpoint_triton.chunk_kernels import attend_dense, gather_blocks, gather_slots, merge_rows
+from hardpoint_triton.launch import narrow, stages
 
 #: Rows that must attend to earlier tokens to make up for the gather.
 LEAST_ROWS: Final = 128
@@ -238,7 +239,7 @@ def launch_dense(
         tiles.request, tiles.token, tiles.past, tiles.earlier, config.scale, *strides,
         HEADS=config.num_heads, G=group, D=config.head_size, TOKENS=tokens, BLOCK_M=rows, BLOCK_N=shape.tokens,
         PAST=past is not None, SUMS=sums is not None, TMA=shape.tma,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=shape.warps, num_stages=shape.stages,
+        num_warps=shape.warps, num_stages=stages(shape.stages),
     )  # fmt: skip
 
 
@@ -310,6 +311,8 @@ def dense_shape(head_size: int, dtype: torch.dtype, device: torch.device) -> Den
     on_nvidia = device.type == "cuda" and torch.version.hip is None
     if dtype == torch.float32 or head_size > 128:
         return DenseShape(rows=64, tokens=32, warps=4, stages=2, tma=False)
+    if narrow():
+        return DenseShape(rows=32, tokens=32, warps=8, stages=2, tma=False)
     if on_nvidia and torch.cuda.get_device_capability(device) >= FIRST_TMA:
         return DenseShape(rows=64, tokens=64, warps=4, stages=3, tma=True)
     return DenseShape(rows=128, tokens=64, warps=8, stages=3, tma=False)

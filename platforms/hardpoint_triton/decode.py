@@ -15,7 +15,7 @@ from hardpoint.contract.attention import AttentionLayerConfig
 from hardpoint.contract.kv import DTYPE_BYTES, KVSpec
 from hardpoint_triton.cascade import SharedWork
 from hardpoint_triton.decode_kernels import RECORD, decode, divide, join
-from hardpoint_triton.launch import registers
+from hardpoint_triton.launch import narrow, registers, stages
 
 #: Up to so many requests, a further launch merges pieces: many programs share what the last one would do alone.
 JOINED_REQUESTS: Final = 1024
@@ -48,7 +48,7 @@ class DecodeShape:
     def keywords(self, device: torch.device, rows: int) -> dict[str, int]:
         """Return the compiler's part for tiles of ``rows`` queries; more than usual need more registers."""
         most = self.registers if rows == ROWS else 0
-        return {"num_warps": self.warps, "num_stages": self.stages, **registers(device, most)}
+        return {"num_warps": self.warps, "num_stages": stages(self.stages), **registers(device, most)}
 
 
 @cache
@@ -64,6 +64,8 @@ def decode_shape(head_size: int, kv_dtype: str, *, few: bool = False, shared: bo
         return DecodeShape(tokens=16, programs=2, warps=4, stages=2)
     if row_bytes > 256 or kv_dtype == "float32":
         return DecodeShape(tokens=32, programs=2, warps=4, stages=3)
+    if narrow():
+        return DecodeShape(tokens=16, programs=2, warps=4, stages=2)
     if few:
         return DecodeShape(tokens=128, programs=2, warps=4, stages=2)
     if shared or DTYPE_BYTES[kv_dtype] == 1:
@@ -206,7 +208,7 @@ def launch_decode(
         BLOCK_M=height, BLOCK_N=shape.tokens, PIECES=max(1, shape.warps * MERGE_ELEMENTS // (padded * wide)),
         WINDOW=config.window or 0, SOFT_CAP=config.soft_cap is not None, SINKS=sinks is not None,
         NARROW=narrow, ASM=q.is_cuda and torch.version.hip is None, JOIN=int(work.join), SHARED=shared is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", **shape.keywords(q.device, height), **keywords,
+        **shape.keywords(q.device, height), **keywords,
     )  # fmt: skip
     if work.join != Join.LAST:
         many = work.programs >= 4 * work.count * kv_heads

@@ -112,7 +112,7 @@ def decode(
     HEADS: tl.constexpr, G: tl.constexpr, G_PAD: tl.constexpr, D: tl.constexpr, D_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PIECES: tl.constexpr,
     WINDOW: tl.constexpr, SOFT_CAP: tl.constexpr, SINKS: tl.constexpr, NARROW: tl.constexpr, ASM: tl.constexpr,
-    JOIN: tl.constexpr, SHARED: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
+    JOIN: tl.constexpr, SHARED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Attend one program's tiles.
 
@@ -224,7 +224,7 @@ def decode(
                 scores = tl.dot(query, tl.trans(even))
                 scores = tl.dot(odd_query, tl.trans(odd), scores) * factor[:, None]
             else:
-                scores = tl.dot(query, tl.trans(keys.to(kind)), input_precision=PRECISION) * factor[:, None]
+                scores = tl.dot(query, tl.trans(keys.to(kind)), input_precision="ieee") * factor[:, None]
             if SOFT_CAP:
                 scaled = scores / soft_cap
                 scores = soft_cap * (1.0 - 2.0 / (tl.exp(2.0 * scaled) + 1.0))
@@ -240,7 +240,7 @@ def decode(
                 acc = acc * shrink[:, None] + tl.dot(weights, even)
                 odd_acc = odd_acc * shrink[:, None] + tl.dot(weights, odd)
             else:
-                acc = acc * shrink[:, None] + tl.dot(weights, values.to(kind), input_precision=PRECISION)
+                acc = acc * shrink[:, None] + tl.dot(weights, values.to(kind), input_precision="ieee")
             top = new_top
 
         target = (request.to(tl.int64) * HEADS + kv_head * G) * D

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from hardpoint_triton import dependent
+from hardpoint_triton.launch import stages
 from hardpoint_triton.moe_expert_kernels import ACTIVATIONS, Experts, activate, ascending, gate_up_rows
 from hardpoint_triton.moe_routing_kernels import SortedPairs
 from hardpoint_triton.quantize import quantize
@@ -196,7 +197,7 @@ def group_experts(
         *table, source.stride(0), experts.alpha, experts.limit, K=k, HIDDEN=hidden, INNER=inner,
         ACTIVATION=ACTIVATIONS[experts.activation], SCALED=scale is not None, BIAS=bias is not None,
         PAIRS=tile.pairs, ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps,
-        num_stages=tile.stages, **pdl,
+        num_stages=stages(tile.stages), **pdl,
     )  # fmt: skip
     parts = torch.empty((pairs, hidden), dtype=x.dtype, device=x.device)
     tile, weight, scale, bias = tiles.down, experts.down, experts.down_scale, experts.down_bias
@@ -204,7 +205,7 @@ def group_experts(
     _down[(order.num_tiles * triton.cdiv(hidden, tile.rows),)](
         source, source_scale, weight, weight if scale is None else scale, weight if bias is None else bias, parts,
         *table, HIDDEN=hidden, INNER=inner, SCALED=scale is not None, BIAS=bias is not None, PAIRS=tile.pairs,
-        ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps, num_stages=tile.stages, **pdl,
+        ROWS=tile.rows, DEPTH=tile.depth, GROUP=tile.group, num_warps=tile.warps, num_stages=stages(tile.stages), **pdl,
     )  # fmt: skip
     out = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     block = min(1024, triton.next_power_of_2(hidden))

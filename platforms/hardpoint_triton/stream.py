@@ -10,6 +10,7 @@ import torch
 import triton
 
 from hardpoint_triton import dependent
+from hardpoint_triton.launch import AMD_SHARED
 from hardpoint_triton.norm_kernels import rms_norm
 from hardpoint_triton.stream_kernels import few_rows, one_row
 
@@ -184,6 +185,8 @@ def multiprocessors(device: torch.device) -> int:
 @cache
 def shared_memory(device: torch.device) -> int:
     """Return the shared memory that one program can have, in bytes."""
+    if torch.version.hip is not None:
+        return AMD_SHARED
     if device.type != "cuda":
         return 1 << 17
     index = torch.cuda.current_device() if device.index is None else device.index
