@@ -7,7 +7,7 @@ import pytest
 from hardpoint.config import EngineConfig
 from hardpoint.contract.device import Device
 from hardpoint.contract.platform import Platform
-from hardpoint.contract.quant import LinearKernel
+from hardpoint.contract.quant import LinearKernel, OnlineMethod, QuantFormat
 from hardpoint.layers.linear import TorchLinear
 from hardpoint.plugins import Catalogue
 from hardpoint.testing.conformance.linear import ROWS, LinearCase, check_linear, linear_cases
@@ -45,3 +45,31 @@ def test_dense_layers(
     }
     if all(refusals.values()):
         refuse([f"{name}: {', '.join(why)}" for name, why in refusals.items()])
+
+
+def _online_formats(catalogue: Catalogue) -> list[tuple[str, QuantFormat]]:
+    """Return every format into which dense weights can be brought, by its method's name."""
+    methods = [(name, catalogue.create("quant_methods", name)) for name in catalogue.names("quant_methods")]
+    return [(name, method.online()) for name, method in methods if isinstance(method, OnlineMethod)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_pair_of_format_and_kernel(
+    dtype: str, kernels: dict[str, LinearKernel], catalogue: Catalogue, device: Device, rows: tuple[int, ...]
+) -> None:
+    if dtype not in device.caps.dtypes:
+        refuse(f"the device does not run in {dtype}")
+    taken, refusals = [], []
+    for format_name, found in _online_formats(catalogue):
+        scheme = found.scheme("model.layers.0.mlp.down_proj")
+        for name, kernel in kernels.items():
+            case = LinearCase(label=f"{format_name}-{dtype}", out_features=256, in_features=512, dtype=dtype)
+            reasons = check_linear(
+                kernel, device.info, device.torch_device, case, rows=rows, quant=found, scheme=scheme
+            )
+            if reasons:
+                refusals.append(f"{name} on {format_name}: {', '.join(reasons)}")
+            else:
+                taken.append((format_name, name))
+    if not taken:
+        refuse(refusals)
