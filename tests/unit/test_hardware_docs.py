@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -33,3 +34,12 @@ def test_the_groups_that_it_names_exist() -> None:
     for group in re.findall(r"[Gg]roups?: ((?:`\w+`(?:, )?)+)", TEXT):
         for name in re.findall(r"`(\w+)`", group):
             assert (suite / f"test_{name}.py").is_file(), name
+
+
+def test_the_reference_is_what_the_contract_says() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "reference.md").read_text() == module.reference(), "run python docs/make_reference.py"

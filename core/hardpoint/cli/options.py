@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-import yaml
 from click.core import ParameterSource
 
 from hardpoint.config import EngineConfig
@@ -196,6 +195,8 @@ def settings_from(kind: type[T], given: Mapping[str, Any]) -> T:
 def _read_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
+    import yaml
+
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from hardpoint.config import EngineConfig
 from hardpoint.contract.device import Capabilities
+from hardpoint.contract.errors import ConfigError
 from hardpoint.contract.platform import Platform
+from hardpoint.plugins import Catalogue
 from hardpoint.testing.conformance import invariance
 from hardpoint.testing.conformance.models import (
     Reference,
@@ -18,7 +21,9 @@ from hardpoint.testing.conformance.models import (
     greedy,
     prompts,
 )
+from hardpoint.testing.conformance.plugin import refuse
 from hardpoint.testing.tiny_models import make_tiny
+from hardpoint.weights import model_shape, resolve
 
 _MODELS = ("LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM", "Qwen3MoeForCausalLM")
 _TOKENS = 12
@@ -27,10 +32,17 @@ _LONG = 40
 
 
 @pytest.fixture(scope="module", params=_MODELS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A tiny checkpoint with random weights."""
+def model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, platform: Platform, catalogue: Catalogue
+) -> tuple[str, Path]:
+    """A tiny checkpoint with random weights, of a family that the platform does not refuse."""
     folder = tmp_path_factory.mktemp("tiny")
     make_tiny(request.param, folder, seed=5)
+    config = EngineConfig.of(model=str(folder), platform=platform.name)
+    try:
+        platform.constrain(model_shape(resolve(config.model, catalogue)), config)
+    except ConfigError as error:
+        refuse(str(error))
     return request.param, folder
 
 
