@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from hardpoint.contract.device import Capabilities, DeviceInfo, GraphSupport
-from hardpoint.contract.limits import BatchLimits
 from hardpoint.contract.platform import Adjustment, ModelShape, WorkerLaunch
 from hardpoint.contract.version import Version
 from hardpoint_rocm import topology
+from hardpoint_triton.limits import step_limits
 
 if TYPE_CHECKING:
     from hardpoint.config import EngineConfig
     from hardpoint.contract.device import Device
+    from hardpoint.contract.limits import BatchLimits
 
-#: Tokens of one step: enough for products at full rate, few enough that running requests do not wait long.
-STEP_TOKENS: Final = 8192
-LARGE_DEVICE: Final = 70 * 2**30
 #: Architectures with bfloat16 matrix products (MFMA or WMMA).
 BFLOAT16: Final = ("gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 #: Architectures whose converters read the 8-bit floats of the Open Compute Project, as checkpoints and caches store them.
@@ -56,12 +54,7 @@ class RocmPlatform:
         return ()
 
     def limits(self, model: ModelShape, config: EngineConfig) -> BatchLimits:
-        tokens = config.scheduler.max_num_batched_tokens
-        if tokens is None:
-            large = (self.devices()[0].total_bytes or 0) >= LARGE_DEVICE
-            whole_prompt = 0 if config.scheduler.enable_chunked_prefill else config.model.max_model_len or model.context
-            tokens = max(STEP_TOKENS if large else STEP_TOKENS // 4, config.scheduler.max_num_seqs, whole_prompt)
-        return BatchLimits(max_tokens=tokens, max_requests=min(config.scheduler.max_num_seqs, tokens))
+        return step_limits(self.devices()[0].total_bytes, model, config)
 
     def attention_backends(self) -> Sequence[str]:
         return ("triton",)
