@@ -24,9 +24,8 @@ first = platform.probe()
 told = [repr(platform.devices()), repr([platform.capabilities(info) for info in platform.devices()])]
 again = [repr(platform.devices()), repr([platform.capabilities(info) for info in platform.devices()])]
 torch = sys.modules.get("torch")
-initialized = torch is not None and any(
-    getattr(getattr(torch, name, None), "is_initialized", lambda: False)() for name in ("cuda", "xpu", "mtia")
-)
+chip = torch.accelerator.current_accelerator() if torch is not None else None
+initialized = chip is not None and getattr(torch, chip.type).is_initialized()
 print(json.dumps({"reason": first, "told": told, "again": again, "initialized": initialized}))
 """
 
